@@ -1,0 +1,223 @@
+//! `config.yaml`: YAML in, a validated [`Config`] out. Plain data that knows none of its readers.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::mapping::ProviderName;
+use crate::secret::SecretValue;
+
+/// Whose machine-wide defaults apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// root: `/etc`, `/var/lib`, `/run`.
+    System,
+    /// Anyone else: the XDG directories.
+    User,
+}
+
+/// Everything that `config.yaml` and the `PSI_*` variables say, with every default filled in.
+#[derive(Debug)]
+pub struct Config {
+    /// The file it was read from; messages name it.
+    pub file: PathBuf,
+    /// Whose defaults were used.
+    pub scope: Scope,
+    /// Mappings and the sealed cache.
+    pub state_dir: PathBuf,
+    /// psi-serve's socket.
+    pub socket: PathBuf,
+    /// Quadlets and their drop-ins.
+    pub systemd_dir: PathBuf,
+    /// Podman's API.
+    pub podman_socket: PathBuf,
+    /// The driver's command as it is written into each registered secret.
+    pub driver_path: PathBuf,
+    /// An extra trust root for provider TLS.
+    pub ca_cert: Option<PathBuf>,
+    /// The token that callers of the socket must send; a credential or a variable goes first.
+    pub socket_token: Option<SecretValue>,
+    /// User ids that may look up, besides root and psi-serve's own.
+    pub allowed_uids: Vec<u32>,
+    /// How long one provider call on behalf of a lookup may take.
+    pub lookup_timeout: Duration,
+    /// How long a secret that is gone upstream stays for running containers.
+    pub prune_after: Duration,
+    /// The configured providers.
+    pub providers: Providers,
+    /// The workloads by name.
+    pub workloads: BTreeMap<String, Workload>,
+    /// The sealed cache.
+    pub cache: CacheConfig,
+    /// What was accepted but is probably a mistake, one line each, with its position.
+    pub warnings: Vec<String>,
+}
+
+/// The `providers:` section.
+#[derive(Debug, Default)]
+pub struct Providers {
+    /// `infisical:`
+    pub infisical: Option<Infisical>,
+    /// `nitrokeyhsm:`, also spelled `pkcs11:`
+    pub nitrokeyhsm: Option<NitrokeyHsm>,
+    /// `local:` is present.
+    pub local: bool,
+}
+
+impl Providers {
+    /// Whether `name` is configured.
+    pub fn has(&self, name: ProviderName) -> bool {
+        match name {
+            ProviderName::Infisical => self.infisical.is_some(),
+            ProviderName::NitrokeyHsm => self.nitrokeyhsm.is_some(),
+            ProviderName::Local => self.local,
+        }
+    }
+}
+
+/// `providers.infisical`
+#[derive(Debug)]
+pub struct Infisical {
+    /// The server's address, without a trailing slash.
+    pub api_url: String,
+    /// Whether its certificate is checked.
+    pub verify_ssl: bool,
+    /// An extra trust root; wins over the global one.
+    pub ca_cert: Option<PathBuf>,
+    /// How long an access token is reused at most.
+    pub token_ttl: Duration,
+    /// Projects by the name that workloads use.
+    pub projects: BTreeMap<String, Project>,
+}
+
+/// `providers.infisical.projects.<name>`
+#[derive(Debug)]
+pub struct Project {
+    /// The project's id at the server.
+    pub id: String,
+    /// The environment's slug.
+    pub environment: String,
+    /// The project's own login, or the global one.
+    pub auth: Auth,
+}
+
+/// How to log in.
+#[derive(Debug)]
+pub enum Auth {
+    /// A client id and secret.
+    Universal {
+        /// The client id.
+        client_id: String,
+        /// The client secret, if the configuration has it; a credential goes first.
+        client_secret: Option<SecretValue>,
+        /// The systemd credentials that may hold the client secret, first found wins.
+        credentials: Vec<String>,
+    },
+    /// A login that the schema has and this version can't do yet: `aws-iam`, `gcp`, `azure`.
+    NotBuilt {
+        /// The method's name.
+        method: String,
+    },
+}
+
+/// `providers.nitrokeyhsm`
+#[derive(Debug)]
+pub struct NitrokeyHsm {
+    /// The PKCS#11 module.
+    pub pkcs11_module: PathBuf,
+    /// Index into the slots that hold a token.
+    pub slot: usize,
+    /// Finds the token by its label instead.
+    pub token_label: Option<String>,
+    /// Finds the token by its serial number instead.
+    pub token_serial: Option<String>,
+    /// The key's label.
+    pub key_label: String,
+    /// CKA_ID.
+    pub key_id: Vec<u8>,
+    /// Discouraged: a credential goes first.
+    pub pin: Option<SecretValue>,
+    /// Where the public key is kept, `<state dir>/nitrokeyhsm-pubkey.der` by default.
+    pub public_key_cache: PathBuf,
+    /// The volume that holds pcscd's socket.
+    pub pcscd_volume: String,
+}
+
+/// `workloads.<name>`
+#[derive(Debug)]
+pub struct Workload {
+    /// Where its secrets come from.
+    pub provider: ProviderName,
+    /// The quadlet file, e.g. `myapp.container`.
+    pub unit: String,
+    /// Units that the drop-in puts into `After=` and `Wants=`.
+    pub depends_on: Vec<String>,
+    /// What it gets.
+    pub secrets: WorkloadSecrets,
+}
+
+/// `workloads.<name>.secrets`
+#[derive(Debug)]
+pub enum WorkloadSecrets {
+    /// Folders of an Infisical project; later ones win for the same key.
+    Sources(Vec<crate::provider::Source>),
+    /// Single keys of the other providers.
+    Keys(Vec<KeyRef>),
+}
+
+/// `{key: DB_PASSWORD, as: POSTGRES_PASSWORD}`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRef {
+    /// The name at the provider.
+    pub key: String,
+    /// The name in the container, `key` by default.
+    pub target: String,
+}
+
+/// The `cache:` section.
+#[derive(Debug)]
+pub struct CacheConfig {
+    /// Off: every lookup is live.
+    pub enabled: bool,
+    /// What seals it; unset: every lookup is live.
+    pub backend: Option<Backend>,
+    /// The sealed file.
+    pub path: PathBuf,
+    /// The refresh timer's interval, as systemd writes it.
+    pub refresh_interval: String,
+    /// The refresh timer's random delay, as systemd writes it.
+    pub refresh_randomized_delay: String,
+    /// `cache.tpm`
+    pub tpm: TpmConfig,
+    /// What to do when no slot opens.
+    pub on_unseal_failure: OnUnsealFailure,
+    /// Seal to the running boot chain when another slot had to open the cache.
+    pub auto_reseal: bool,
+}
+
+/// `cache.backend`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// `tpm`: the native TPM slot, or a credential where that is what the file has.
+    Tpm,
+    /// `hsm`: the PKCS#11 slot.
+    Hsm,
+}
+
+/// `cache.tpm`
+#[derive(Debug)]
+pub struct TpmConfig {
+    /// libtss2's name of the device.
+    pub tcti: String,
+    /// The PCRs that the slot is bound to.
+    pub pcrs: Vec<u8>,
+}
+
+/// `cache.on_unseal_failure`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnsealFailure {
+    /// Keep the file, serve live lookups.
+    Keep,
+    /// Put the file aside and start a new one, within limits.
+    Recreate,
+}

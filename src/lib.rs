@@ -1,0 +1,29 @@
+//! PSI gives Podman containers their secrets.
+//!
+//! ```text
+//!             psi-setup (oneshot, root: Podman's API, drop-ins)
+//! provider ──► discover ──► plan ──► hand over ──► register with Podman ──► drop-ins ──► reload
+//!                                       │ POST /cache/<provider>, answered after fsync
+//! podman ──► psi-secret lookup ──► /run/psi/psi.sock ──► psi-serve (unprivileged)
+//!                                                          memory ◄──► cache.enc (sealed)
+//!                                                            └── unknown value ──► provider
+//! ```
+//!
+//! Data flows one way: configuration, provider, setup, serve, cache. A provider never sees a
+//! cache, a cache never sees a provider, a protector never sees a secret.
+
+/// `config.yaml`.
+pub mod config;
+/// What happened, what to do next, and the exit code that says so.
+pub mod error;
+/// Where a secret's value is: the only thing Podman's store holds.
+pub mod mapping;
+/// Where values come from.
+pub mod provider;
+/// Values that must not be printed, and the names secrets go by.
+pub mod secret;
+
+/// The JSON bodies on the socket.
+pub mod wire;
+
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,194 @@
+//! Values that must not be printed, and the names secrets go by.
+
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+use zeroize::Zeroizing;
+
+use crate::error::{Error, Kind, Result};
+
+/// The bytes of a secret: wiped when dropped, never printed, copied or serialised.
+///
+/// There is no `Display`, `Clone` or `Serialize`; `Debug` shows `SecretValue(..)` and not even
+/// the length. The bytes leave only through [`SecretValue::expose`].
+pub struct SecretValue(Zeroizing<Vec<u8>>);
+
+impl SecretValue {
+    /// Takes over `bytes`, which are wiped when the value is dropped.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The bytes in clear, for the one call that needs them.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The bytes as text, if they are UTF-8.
+    pub fn expose_str(&self) -> Option<&str> {
+        std::str::from_utf8(&self.0).ok()
+    }
+}
+
+impl fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretValue(..)")
+    }
+}
+
+/// Reads a JSON or YAML string. What the parser borrowed is copied once, into wiped memory.
+impl<'de> Deserialize<'de> for SecretValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct StringVisitor;
+        impl Visitor<'_> for StringVisitor {
+            type Value = SecretValue;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretValue, E> {
+                Ok(SecretValue::new(text.as_bytes().to_vec()))
+            }
+            fn visit_string<E: de::Error>(self, text: String) -> Result<SecretValue, E> {
+                Ok(SecretValue::new(text.into_bytes()))
+            }
+        }
+        deserializer.deserialize_string(StringVisitor)
+    }
+}
+
+/// Podman's id of a secret: 25 lower-case hexadecimal digits, new at each re-creation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SecretId(String);
+
+impl SecretId {
+    /// Length of an id, as Podman's `secrets.go` makes it.
+    pub const LEN: usize = 25;
+
+    /// Accepts exactly what Podman generates.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for anything else, the empty id above all: Podman passes one to `delete`
+    /// when it replaces a secret that does not exist, and a success would make it forget another.
+    pub fn parse(text: &str) -> Result<Self> {
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() == Self::LEN && text.bytes().all(hex) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Error::new(
+            Kind::Usage,
+            format!("{} is not a secret id", quote_name(text)),
+        )
+        .hint("a secret id is 25 lower-case hexadecimal digits, as `podman secret ls` shows"))
+    }
+
+    /// The id's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a lookup may ask for: an id, or the name of a mapping file that was put there by hand.
+///
+/// A file name of `[A-Za-z0-9_][A-Za-z0-9._-]{0,254}` that is none of PSI's own files, so it can
+/// neither leave the state directory nor name the cache.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SecretName(String);
+
+impl SecretName {
+    /// # Errors
+    /// [`Kind::Usage`] for what cannot be the name of a mapping.
+    pub fn parse(text: &str) -> Result<Self> {
+        let first = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        let rest = |b: u8| first(b) || b == b'.' || b == b'-';
+        let bytes = text.as_bytes();
+        let shape = matches!(bytes.first(), Some(&b) if first(b))
+            && bytes.len() <= 255
+            && bytes.iter().all(|&b| rest(b));
+        if shape && !is_own_file(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Error::new(
+            Kind::Usage,
+            format!("{} is not the name of a secret", quote_name(text)),
+        )
+        .hint("names have letters, digits, `_`, `.` and `-`, at most 255 of them"))
+    }
+
+    /// The name's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<SecretId> for SecretName {
+    fn from(id: SecretId) -> Self {
+        Self(id.0)
+    }
+}
+
+/// The files in the state directory that belong to PSI and are no mappings.
+fn is_own_file(name: &str) -> bool {
+    name == "cache.enc" || name.starts_with("cache.enc.") || name == "nitrokeyhsm-pubkey.der"
+}
+
+/// `text` quoted and escaped for a message, cut to 60 characters.
+pub fn quote_name(text: &str) -> String {
+    let mut short: String = text.chars().take(60).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    format!("{short:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_of_a_value_shows_nothing_of_it() {
+        let value = SecretValue::new(b"hunter2".to_vec());
+        assert_eq!(format!("{value:?}"), "SecretValue(..)");
+    }
+
+    #[test]
+    fn an_id_is_exactly_25_lower_case_hex_digits() {
+        assert!(SecretId::parse("0123456789abcdef012345678").is_ok());
+        for bad in [
+            "",
+            "0123456789abcdef01234567",
+            "0123456789abcdef0123456789",
+            "0123456789ABCDEF012345678",
+            "../../../../../etc/passwd",
+            "0123456789abcdef01234567\0",
+        ] {
+            assert!(SecretId::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_cannot_leave_the_directory_or_name_our_own_files() {
+        let longest = "a".repeat(255);
+        for good in ["db-password", "_x", "A.b-c_d", &longest] {
+            assert!(SecretName::parse(good).is_ok(), "{good:?}");
+        }
+        let too_long = "a".repeat(256);
+        for bad in [
+            "",
+            ".",
+            "..",
+            ".lock",
+            "-x",
+            "a/b",
+            "a\0b",
+            "a b",
+            "é",
+            "cache.enc",
+            "cache.enc.v1",
+            "cache.enc.unopened-1",
+            "nitrokeyhsm-pubkey.der",
+            &too_long,
+        ] {
+            assert!(SecretName::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}
