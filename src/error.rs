@@ -51,6 +51,24 @@ impl Kind {
     }
 }
 
+/// What the kind means, in a few words.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Refused => "refused",
+            Kind::Usage => "wrong usage",
+            Kind::Damaged => "damaged data",
+            Kind::NotFound => "not found",
+            Kind::Unreachable => "unreachable",
+            Kind::Internal => "a fault in PSI",
+            Kind::Io => "the system could not read or write",
+            Kind::BadAnswer => "it answers with nonsense",
+            Kind::Denied => "access denied",
+            Kind::Config => "wrong configuration",
+        })
+    }
+}
+
 /// What happened, with the next step for the person who reads it.
 ///
 /// `Display` names the thing and the cause on one line, the causes below it joined by `: `.

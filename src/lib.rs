@@ -12,17 +12,28 @@
 //! Data flows one way: configuration, provider, setup, serve, cache. A provider never sees a
 //! cache, a cache never sees a provider, a protector never sees a secret.
 
+/// The sealed values: on disk, and in memory.
+pub mod cache;
+/// Logging, the configuration and the end, alike in all programs.
+pub mod cli;
+/// The asking half of psi-serve's socket.
+pub mod client;
 /// `config.yaml`.
 pub mod config;
 /// What happened, what to do next, and the exit code that says so.
 pub mod error;
 /// Where a secret's value is: the only thing Podman's store holds.
 pub mod mapping;
+/// What can open the sealed cache.
+pub mod protector;
 /// Where values come from.
 pub mod provider;
 /// Values that must not be printed, and the names secrets go by.
 pub mod secret;
-
+/// psi-serve: answers lookups and keeps the sealed cache.
+pub mod serve;
+/// What systemd gives a service, and what a service tells systemd.
+pub mod systemd;
 /// The JSON bodies on the socket.
 pub mod wire;
 

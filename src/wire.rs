@@ -9,6 +9,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
+use crate::cache::Header;
 use crate::error::{Error, Kind, Result};
 use crate::mapping::Mapping;
 use crate::secret::SecretValue;
@@ -165,6 +166,39 @@ pub struct Invalidate {
 pub struct Invalidated {
     /// Whether there was a value to drop.
     pub dropped: bool,
+}
+
+/// `POST /cache/init`: start an empty cache.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Init {
+    /// Put an existing cache aside first.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What a cache file says of itself, after it was read and authenticated; without its slots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Counts the saves.
+    pub generation: u64,
+    /// When it was saved, in seconds since 1970.
+    pub written_at: u64,
+    /// How many values it holds.
+    pub entries: u64,
+    /// How many of them are kept nowhere else.
+    pub local: u64,
+}
+
+impl From<&Header> for Verified {
+    fn from(header: &Header) -> Self {
+        Self {
+            generation: header.generation,
+            written_at: header.written_at,
+            entries: header.entries,
+            local: header.local,
+        }
+    }
 }
 
 /// Every error answer of the socket.

@@ -6,8 +6,9 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use crate::error::Result;
-use crate::mapping::Mapping;
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::mapping::{Mapping, ProviderName};
 use crate::secret::SecretValue;
 
 /// A future that a trait object can return.
@@ -22,6 +23,23 @@ pub struct Source {
     pub path: String,
     /// Folders below it as well.
     pub recursive: bool,
+}
+
+/// A folder's path in its one spelling: a leading slash, no trailing one, none doubled. Nothing
+/// if it has `.`, `..` or control characters in it.
+pub fn normalise_path(path: &str) -> Option<String> {
+    let mut normal = String::new();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        if part == "." || part == ".." || part.chars().any(char::is_control) {
+            return None;
+        }
+        normal.push('/');
+        normal.push_str(part);
+    }
+    if normal.is_empty() {
+        normal.push('/');
+    }
+    Some(normal)
 }
 
 /// One secret of a listing.
@@ -49,4 +67,30 @@ pub trait Provider: Send + Sync {
 
     /// The value that `mapping` points to.
     fn lookup<'a>(&'a self, mapping: &'a Mapping) -> Answer<'a, SecretValue>;
+}
+
+/// Finds a secret of PSI's own by the name of its systemd credential.
+pub type FindCredential<'a> = &'a dyn Fn(&str) -> Result<Option<SecretValue>>;
+
+/// The configured provider `name`.
+///
+/// # Errors
+/// [`Kind::Config`] if it is not configured, or this version can't use it.
+pub fn open(
+    config: &Config,
+    name: ProviderName,
+    _credentials: FindCredential<'_>,
+) -> Result<Box<dyn Provider>> {
+    if !config.providers.has(name) {
+        let what = format!("provider {name} is not configured");
+        return Err(Error::new(Kind::Config, what).hint(format!(
+            "add `providers.{name}` to {}",
+            config.file.display()
+        )));
+    }
+    Err(Error::new(
+        Kind::Config,
+        format!("provider {name} can't be used in this version"),
+    )
+    .hint("the cache answers what was handed over"))
 }

@@ -1,11 +1,29 @@
 //! `config.yaml`: YAML in, a validated [`Config`] out. Plain data that knows none of its readers.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
+use crate::error::{Error, Kind, Result};
 use crate::mapping::ProviderName;
 use crate::secret::SecretValue;
+
+mod node;
+mod read;
+mod section;
+mod span;
+
+use node::{At, Key, Node, Value};
+use section::File;
+
+/// Largest configuration, in bytes.
+const MAX_FILE: u64 = 1 << 20;
 
 /// Whose machine-wide defaults apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +32,152 @@ pub enum Scope {
     System,
     /// Anyone else: the XDG directories.
     User,
+}
+
+/// What the process was started with: who it is, and its variables.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// The effective user id.
+    pub uid: u32,
+    /// The variables.
+    pub variables: BTreeMap<String, String>,
+}
+
+impl Environment {
+    /// That of this process; variables that are not UTF-8 are left out.
+    pub fn current() -> Self {
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self {
+            uid: rustix::process::geteuid().as_raw(),
+            variables: std::env::vars_os().filter_map(text).collect(),
+        }
+    }
+
+    /// Whose defaults apply.
+    pub fn scope(&self) -> Scope {
+        match self.uid {
+            0 => Scope::System,
+            _ => Scope::User,
+        }
+    }
+
+    /// A variable; an empty one counts as absent.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let value = self.variables.get(name)?;
+        (!value.is_empty()).then_some(value.as_str())
+    }
+
+    /// psi-serve's socket where neither the configuration nor a variable names one.
+    pub fn default_socket(&self) -> PathBuf {
+        read::default_socket(self)
+    }
+
+    fn default_file(&self) -> PathBuf {
+        match self.scope() {
+            Scope::System => "/etc/psi/config.yaml".into(),
+            Scope::User => {
+                let home = self.get("HOME").unwrap_or("/");
+                Path::new(home).join(".config/psi/config.yaml")
+            }
+        }
+    }
+}
+
+/// The variables that override a top-level key, with the key.
+const OVERRIDES: [(&str, &str); 9] = [
+    ("PSI_STATE_DIR", "state_dir"),
+    ("PSI_SOCKET", "socket"),
+    ("PSI_SYSTEMD_DIR", "systemd_dir"),
+    ("PSI_PODMAN_SOCKET", "podman_socket"),
+    ("PSI_DRIVER_PATH", "driver_path"),
+    ("PSI_CA_CERT", "ca_cert"),
+    ("PSI_SOCKET_TOKEN", "socket_token"),
+    ("PSI_LOOKUP_TIMEOUT", "lookup_timeout"),
+    ("PSI_PRUNE_AFTER", "prune_after"),
+];
+
+impl Config {
+    /// Reads the configuration: `file`, else `PSI_CONFIG`, else the scope's own path. With
+    /// `strict`, unknown nested keys are errors as well.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] with `file:line:column`, the key and the next step. No value of the file
+    /// is ever quoted.
+    pub fn load(file: Option<&Path>, strict: bool, environment: &Environment) -> Result<Self> {
+        let path = match file {
+            Some(file) => file.to_owned(),
+            None => environment
+                .get("PSI_CONFIG")
+                .map_or_else(|| environment.default_file(), PathBuf::from),
+        };
+        let text = read_file(&path)?;
+        Self::parse(&path, &text, strict, environment)
+    }
+
+    fn parse(path: &Path, text: &str, strict: bool, environment: &Environment) -> Result<Self> {
+        let mut root = Node::parse(text).map_err(|e| {
+            let place =
+                e.at.map_or_else(String::new, |at| format!(":{}:{}", at.line, at.column));
+            Error::new(
+                Kind::Config,
+                format!("{}{place}: {}", path.display(), e.why),
+            )
+        })?;
+        let file = Rc::new(File {
+            path: path.to_owned(),
+            strict,
+            warnings: RefCell::default(),
+        });
+        override_scalars(&mut root, environment);
+        let mut config = read::config(&file, &root, environment)?;
+        config.warnings = file.warnings.take();
+        Ok(config)
+    }
+}
+
+/// Puts each `PSI_*` variable in the place of its key.
+fn override_scalars(root: &mut Node, environment: &Environment) {
+    if matches!(root.value, Value::Null) {
+        root.value = Value::Map(Vec::new());
+    }
+    let Value::Map(entries) = &mut root.value else {
+        return;
+    };
+    for (variable, key) in OVERRIDES {
+        let Some(text) = environment.get(variable) else {
+            continue;
+        };
+        entries.retain(|(k, _)| k.name != key);
+        let at = At { line: 0, column: 0 };
+        let key = Key {
+            at,
+            name: key.to_owned(),
+        };
+        let value = Value::Text(Zeroizing::new(text.to_owned()));
+        entries.push((key, Node { at, value }));
+    }
+}
+
+fn read_file(path: &Path) -> Result<Zeroizing<String>> {
+    let unreadable = |e: std::io::Error| {
+        Error::new(Kind::Config, format!("cannot read {}", path.display()))
+            .because(e)
+            .hint("write it, or name another with `--config FILE` or PSI_CONFIG")
+    };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let size = file.metadata().map_err(unreadable)?.len();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(size.min(MAX_FILE) as usize + 1));
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    let wrong = |why: &str| Error::new(Kind::Config, format!("{} {why}", path.display()));
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(wrong("is larger than 1 MiB"));
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| wrong("is not UTF-8"))?;
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 /// Everything that `config.yaml` and the `PSI_*` variables say, with every default filled in.
@@ -98,7 +262,7 @@ pub struct Project {
     /// The environment's slug.
     pub environment: String,
     /// The project's own login, or the global one.
-    pub auth: Auth,
+    pub auth: Arc<Auth>,
 }
 
 /// How to log in.
@@ -202,6 +366,16 @@ pub enum Backend {
     Tpm,
     /// `hsm`: the PKCS#11 slot.
     Hsm,
+}
+
+impl Backend {
+    /// The name as configuration spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Backend::Tpm => "tpm",
+            Backend::Hsm => "hsm",
+        }
+    }
 }
 
 /// `cache.tpm`

@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 
+mod store;
+
+pub use store::{Stamp, Store};
+
 /// Largest mapping, in bytes: what Podman takes as a secret is below 512,000 (its `secrets.go`).
 pub const MAX_MAPPING: usize = 512_000;
 

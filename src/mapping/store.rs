@@ -1,0 +1,282 @@
+//! The state directory's mappings: one file per secret id, `0600`, read, written and removed
+//! through the directory's descriptor, so that no name can lead out of it.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::error::{Error, Kind, Result};
+use crate::mapping::{MAX_MAPPING, Mapping};
+use crate::secret::{SecretId, SecretName};
+
+/// The mappings in one state directory.
+#[derive(Debug)]
+pub struct Store {
+    directory: OwnedFd,
+    path: PathBuf,
+}
+
+/// Tells one state of a file from another: it changes with every write and every replacement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    size: i64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    #[allow(
+        clippy::unnecessary_cast,
+        reason = "the fields' types differ between architectures"
+    )]
+    fn of(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+            size: stat.st_size as i64,
+            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+        }
+    }
+}
+
+impl Store {
+    /// Opens `state_dir`, which is made with mode 0700 if it is missing.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] naming the directory.
+    pub fn open(state_dir: &Path) -> Result<Self> {
+        let failed = |e: std::io::Error| {
+            Error::io(format!("cannot open {}", state_dir.display()), e)
+                .hint("`state_dir` must be a directory that PSI's user may write")
+        };
+        match rustix::fs::mkdir(state_dir, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(failed(e.into())),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(state_dir, flags, Mode::empty());
+        Ok(Self {
+            directory: directory.map_err(|e| failed(e.into()))?,
+            path: state_dir.to_owned(),
+        })
+    }
+
+    /// The file's state now; nothing if there is no such file.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] naming the file.
+    pub fn stamp(&self, name: &SecretName) -> Result<Option<Stamp>> {
+        match rustix::fs::statat(&self.directory, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Stamp::of(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(self.failed("read", name.as_str(), e.into())),
+        }
+    }
+
+    /// The mapping called `name` with its file's state; nothing if there is no such file.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] if the file holds no mapping, [`Kind::Io`] if it cannot be read; both
+    /// name it.
+    pub fn get(&self, name: &SecretName) -> Result<Option<(Stamp, Mapping)>> {
+        let failed = |e: std::io::Error| self.failed("read", name.as_str(), e);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = match rustix::fs::openat(&self.directory, name.as_str(), flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(e) => return Err(failed(e.into())),
+        };
+        let stat = rustix::fs::fstat(&file).map_err(|e| failed(e.into()))?;
+        let mut bytes = Vec::new();
+        std::fs::File::from(file)
+            .take(MAX_MAPPING as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
+        let mapping = Mapping::parse(&bytes).map_err(|e| self.corrupt(name, &e))?;
+        Ok(Some((Stamp::of(&stat), mapping)))
+    }
+
+    /// Keeps `mapping`, the text of a mapping, under `id`; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] if it is not a mapping, [`Kind::Io`] if it cannot be written. What was
+    /// there before is then still there.
+    pub fn put(&self, id: &SecretId, mapping: &[u8]) -> Result<()> {
+        Mapping::parse(mapping)?;
+        let temporary = format!(".{}.new", id.as_str());
+        let written = self.write_new(&temporary, mapping).and_then(|()| {
+            rustix::fs::renameat(&self.directory, &temporary, &self.directory, id.as_str())?;
+            Ok(rustix::fs::fsync(&self.directory)?)
+        });
+        written.map_err(|e| {
+            let _ = rustix::fs::unlinkat(&self.directory, &temporary, AtFlags::empty());
+            self.failed("write", id.as_str(), e)
+                .hint("see `df` and `mount` for a full or read-only disk")
+        })
+    }
+
+    fn write_new(&self, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+        // Left by a crash: only one process writes here.
+        let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.directory, name, flags, Mode::RUSR | Mode::WUSR)?;
+        let mut file = std::fs::File::from(file);
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+
+    /// Removes the mapping of `id`. Says whether there was one.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] naming the file.
+    pub fn delete(&self, id: &SecretId) -> Result<bool> {
+        match rustix::fs::unlinkat(&self.directory, id.as_str(), AtFlags::empty()) {
+            Ok(()) => {
+                let synced = rustix::fs::fsync(&self.directory);
+                synced.map_err(|e| self.failed("remove", id.as_str(), e.into()))?;
+                Ok(true)
+            }
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(self.failed("remove", id.as_str(), e.into())),
+        }
+    }
+
+    /// The ids and names that hold a mapping, sorted.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if the directory cannot be read.
+    pub fn list(&self) -> Result<Vec<SecretName>> {
+        let failed = |e: Errno| self.failed("read", "", e.into());
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_str().ok();
+            if let Some(name) = name.and_then(|n| SecretName::parse(n).ok())
+                && matches!(self.get(&name), Ok(Some(_)))
+            {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn failed(&self, verb: &str, name: &str, e: std::io::Error) -> Error {
+        Error::io(
+            format!("cannot {verb} {}", self.path.join(name).display()),
+            e,
+        )
+    }
+
+    fn corrupt(&self, name: &SecretName, why: &Error) -> Error {
+        let file = self.path.join(name.as_str());
+        Error::new(Kind::Damaged, format!("{}: {why}", file.display()))
+            .hint("remove the file and run `psi-setup`: it registers the secret again")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const ID: &str = "0123456789abcdef012345678";
+    const MAPPING: &[u8] = br#"{"provider": "infisical", "key": "A"}"#;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        (dir, store)
+    }
+
+    fn id() -> SecretId {
+        SecretId::parse(ID).unwrap()
+    }
+
+    fn name(text: &str) -> SecretName {
+        SecretName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn what_was_put_is_there_private_and_byte_for_byte() {
+        let (dir, store) = store();
+        store.put(&id(), MAPPING).unwrap();
+        let file = dir.path().join(ID);
+        assert_eq!(std::fs::read(&file).unwrap(), MAPPING);
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        let (stamp, mapping) = store.get(&name(ID)).unwrap().unwrap();
+        assert_eq!(mapping.get("key"), Some("A"));
+        assert_eq!(store.stamp(&name(ID)).unwrap(), Some(stamp));
+        assert!(store.delete(&id()).unwrap());
+        assert!(!store.delete(&id()).unwrap());
+        assert!(store.get(&name(ID)).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_rewritten_file_has_another_stamp() {
+        let (_dir, store) = store();
+        store.put(&id(), MAPPING).unwrap();
+        let before = store.stamp(&name(ID)).unwrap();
+        store.put(&id(), MAPPING).unwrap();
+        assert_ne!(store.stamp(&name(ID)).unwrap(), before);
+    }
+
+    #[test]
+    fn what_is_no_mapping_is_not_kept_and_the_old_one_stays() {
+        let (dir, store) = store();
+        store.put(&id(), MAPPING).unwrap();
+        for bad in [b"".as_slice(), b"null", b"7", b"{}"] {
+            assert_eq!(store.put(&id(), bad).unwrap_err().kind(), Kind::Damaged);
+        }
+        assert_eq!(std::fs::read(dir.path().join(ID)).unwrap(), MAPPING);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn files_that_hold_no_mapping_are_errors_that_name_them_and_are_not_listed() {
+        let (dir, store) = store();
+        std::fs::write(dir.path().join("good"), MAPPING).unwrap();
+        for (file, content) in [
+            ("text", b"hunter2".as_slice()),
+            ("latin1", b"{\"provider\":\"local\",\"k\":\"\xff\"}"),
+            ("array", b"[]"),
+            ("number", b"7"),
+            ("null", b"null"),
+            ("empty", b""),
+        ] {
+            std::fs::write(dir.path().join(file), content).unwrap();
+            let error = store.get(&name(file)).unwrap_err();
+            assert_eq!(error.kind(), Kind::Damaged, "{file}");
+            assert!(error.to_string().contains(file), "{error}");
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+        std::fs::write(dir.path().join("cache.enc"), b"PSIC").unwrap();
+        std::fs::create_dir(dir.path().join("directory")).unwrap();
+        assert_eq!(store.list().unwrap(), [name("good")]);
+        assert!(store.get(&name("directory")).is_err());
+    }
+
+    #[test]
+    fn links_and_pipes_in_the_place_of_a_mapping_are_not_followed() {
+        let (dir, store) = store();
+        std::fs::write(dir.path().join("good"), MAPPING).unwrap();
+        std::os::unix::fs::symlink("good", dir.path().join("link")).unwrap();
+        assert_eq!(store.get(&name("link")).unwrap_err().kind(), Kind::Io);
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        assert_eq!(store.get(&name("pipe")).unwrap_err().kind(), Kind::Damaged);
+    }
+}
