@@ -1,0 +1,354 @@
+//! `cache.enc`, version 2: the bytes on disk.
+//!
+//! ```text
+//! "PSIC" | 0x02 | 0x00 0x00 0x00 | header_len u32 LE | header (JSON)
+//!        | nonce 12 | AES-256-GCM(ciphertext || tag)
+//! ```
+//!
+//! Every byte before the nonce is authenticated with the ciphertext. The nonce is random at every
+//! save, never counted, since an old copy of the file may be put back. Every length is checked
+//! before it is used: whatever the bytes are, the outcome is the contents or [`Kind::Damaged`].
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::{hkdf, rand};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::error::{Error, Kind, Result};
+use crate::protector::{Key, SlotFields, SlotKind};
+
+const MAGIC: &[u8; 4] = b"PSIC";
+const VERSION: u8 = 2;
+/// Magic, version, three zero bytes and the header's length.
+const PREFIX_LEN: usize = 12;
+const TAG_LEN: usize = 16;
+/// Largest header, in bytes: room for some hundred slots.
+const MAX_HEADER: usize = 1 << 20;
+
+/// What the file says of itself in clear; authenticated, but only once it is opened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    /// Names the data key: 16 hexadecimal digits, random.
+    pub key_id: String,
+    /// Counts the saves.
+    pub generation: u64,
+    /// When it was saved, in seconds since 1970.
+    pub written_at: u64,
+    /// How many values it holds.
+    pub entries: u64,
+    /// How many of them are kept nowhere else.
+    pub local: u64,
+    /// What opens it.
+    pub slots: Vec<Keyslot>,
+}
+
+/// One way to open the cache.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Keyslot {
+    /// Unique in the file.
+    pub id: u32,
+    /// Which protector it belongs to.
+    pub kind: SlotKind,
+    /// For people.
+    pub label: String,
+    /// In seconds since 1970.
+    pub created_at: u64,
+    /// The data key under this slot's key, base64 of nonce, ciphertext and tag.
+    pub wrapped_key: String,
+    /// What the protector needs to get the slot's key again.
+    #[serde(flatten)]
+    pub fields: SlotFields,
+}
+
+impl Keyslot {
+    /// Wraps `data_key` under `slot_key`.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`] if there is no randomness to be had.
+    pub fn wrap(slot: NewSlot<'_>, slot_key: &Key, data_key: &Key) -> Result<Self> {
+        let mut sealed = Zeroizing::new(Vec::with_capacity(NONCE_LEN + 32 + TAG_LEN));
+        sealed.extend_from_slice(&random_nonce()?);
+        sealed.extend_from_slice(data_key.expose());
+        let context = wrap_context(slot.key_id, slot.id);
+        encrypt_after_nonce(&wrapping_key(slot_key, &context)?, &context, &mut sealed, 0)?;
+        Ok(Self {
+            id: slot.id,
+            kind: slot.kind,
+            label: slot.label.to_owned(),
+            created_at: slot.created_at,
+            wrapped_key: BASE64.encode(&*sealed),
+            fields: slot.fields,
+        })
+    }
+
+    /// The data key, if `slot_key` is the one that wrapped it.
+    ///
+    /// # Errors
+    /// [`Kind::Denied`] for another key.
+    pub fn unwrap(&self, key_id: &str, slot_key: &Key) -> Result<Key> {
+        let wrong = || {
+            Error::new(
+                Kind::Denied,
+                format!("the key of slot {} ({}) is another one", self.id, self.kind),
+            )
+            .hint("it was made anew, or belongs to another host; see `psi-cachectl status`")
+        };
+        let sealed = BASE64.decode(&self.wrapped_key).map_err(|_| wrong())?;
+        let mut sealed = Zeroizing::new(sealed);
+        let context = wrap_context(key_id, self.id);
+        let key = wrapping_key(slot_key, &context)?;
+        let plain = decrypt_after_nonce(&key, &context, &mut sealed, 0).ok_or_else(wrong)?;
+        Key::from_bytes(&sealed[plain]).ok_or_else(wrong)
+    }
+}
+
+/// What a new slot is to say of itself.
+pub struct NewSlot<'a> {
+    /// The data key's name.
+    pub key_id: &'a str,
+    /// Unique in the file.
+    pub id: u32,
+    /// The protector's kind.
+    pub kind: SlotKind,
+    /// For people.
+    pub label: &'a str,
+    /// In seconds since 1970.
+    pub created_at: u64,
+    /// The protector's own.
+    pub fields: SlotFields,
+}
+
+fn wrap_context(key_id: &str, slot: u32) -> Vec<u8> {
+    [
+        b"psi slot v2".as_slice(),
+        key_id.as_bytes(),
+        &slot.to_le_bytes(),
+    ]
+    .concat()
+}
+
+/// HKDF-SHA256 without salt: the slot key is uniformly random already.
+fn wrapping_key(slot_key: &Key, context: &[u8]) -> Result<LessSafeKey> {
+    let info = [context];
+    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(slot_key.expose());
+    prk.expand(&info, &AES_256_GCM)
+        .map(|okm| LessSafeKey::new(UnboundKey::from(okm)))
+        .map_err(|_| Error::new(Kind::Internal, "cannot derive a slot's wrapping key"))
+}
+
+/// The whole file: `header` in clear and authenticated, `plaintext` encrypted under `key`.
+///
+/// # Errors
+/// [`Kind::Internal`] if the header cannot be written or there is no randomness.
+pub fn seal(header: &Header, key: &Key, plaintext: &[u8]) -> Result<Vec<u8>> {
+    let internal =
+        |what: &str| Error::new(Kind::Internal, format!("cannot seal the cache: {what}"));
+    let json = serde_json::to_vec(header).map_err(|e| internal("its header").because(e))?;
+    if json.len() > MAX_HEADER {
+        return Err(internal("too many slots"));
+    }
+    let length = u32::try_from(json.len()).map_err(|_| internal("its header"))?;
+    let nonce_at = PREFIX_LEN + json.len();
+    let mut file = Zeroizing::new(Vec::with_capacity(
+        nonce_at + NONCE_LEN + plaintext.len() + TAG_LEN,
+    ));
+    file.extend_from_slice(MAGIC);
+    file.extend_from_slice(&[VERSION, 0, 0, 0]);
+    file.extend_from_slice(&length.to_le_bytes());
+    file.extend_from_slice(&json);
+    let aad = file.clone();
+    file.extend_from_slice(&random_nonce()?);
+    file.extend_from_slice(plaintext);
+    encrypt_after_nonce(&aes(key)?, &aad, &mut file, nonce_at)?;
+    Ok(std::mem::take(&mut *file))
+}
+
+/// Reads the header, which nothing vouches for until [`open`] has succeeded.
+///
+/// # Errors
+/// [`Kind::Damaged`], saying what is wrong with the file.
+pub fn read_header(file: &[u8]) -> Result<Header> {
+    split(file).map(|(header, _)| header)
+}
+
+/// Decrypts the contents in place. The range of the plaintext within `file` is returned.
+///
+/// # Errors
+/// [`Kind::Damaged`] if a single bit of the file is not as it was saved; `file` is then wiped.
+pub fn open(file: &mut Zeroizing<Vec<u8>>, key: &Key) -> Result<(Header, std::ops::Range<usize>)> {
+    let (header, nonce_at) = split(file)?;
+    let aad = file[..nonce_at].to_vec();
+    let plain = decrypt_after_nonce(&aes(key)?, &aad, file, nonce_at)
+        .ok_or_else(|| damaged("its contents are not what was saved"))?;
+    Ok((header, plain))
+}
+
+fn split(file: &[u8]) -> Result<(Header, usize)> {
+    let prefix = file
+        .get(..PREFIX_LEN)
+        .ok_or_else(|| damaged("it is too short"))?;
+    if &prefix[..4] != MAGIC {
+        return Err(damaged("it does not begin with PSIC"));
+    }
+    match prefix[4] {
+        VERSION if prefix[5..8] == [0, 0, 0] => {}
+        1 => return Err(version_1()),
+        version => return Err(damaged(&format!("its version is {version}, not {VERSION}"))),
+    }
+    let mut length = [0; 4];
+    length.copy_from_slice(&prefix[8..]);
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MAX_HEADER {
+        return Err(damaged("its header is too long"));
+    }
+    let nonce_at = PREFIX_LEN + length;
+    let json = file
+        .get(PREFIX_LEN..nonce_at)
+        .ok_or_else(|| damaged("its header is cut short"))?;
+    let header = serde_json::from_slice(json).map_err(|_| damaged("its header is not readable"))?;
+    Ok((header, nonce_at))
+}
+
+fn version_1() -> Error {
+    Error::new(
+        Kind::Damaged,
+        "the cache has version 1, which this version of PSI cannot read",
+    )
+    .hint("it is left as it is: move it away, then `psi-cachectl init --backend credential` and `psi-setup` fill a new one")
+}
+
+/// The cache file is not what PSI wrote.
+pub(super) fn damaged(why: &str) -> Error {
+    Error::new(Kind::Damaged, format!("the cache file is damaged: {why}")).hint(
+        "restore it from a backup, or `psi-cachectl init --backend credential --force` and `systemctl start psi-infisical-setup` for a new one",
+    )
+}
+
+fn random_nonce() -> Result<[u8; NONCE_LEN]> {
+    let mut nonce = [0; NONCE_LEN];
+    rand::fill(&mut nonce)
+        .map_err(|_| Error::new(Kind::Internal, "the system's random source gave no bytes"))?;
+    Ok(nonce)
+}
+
+fn aes(key: &Key) -> Result<LessSafeKey> {
+    UnboundKey::new(&AES_256_GCM, key.expose())
+        .map(LessSafeKey::new)
+        .map_err(|_| Error::new(Kind::Internal, "AES-256-GCM did not take a 32-byte key"))
+}
+
+/// Encrypts in place what follows the nonce at `nonce_at`, and appends the tag.
+fn encrypt_after_nonce(
+    key: &LessSafeKey,
+    aad: &[u8],
+    buffer: &mut Vec<u8>,
+    nonce_at: usize,
+) -> Result<()> {
+    let internal = || Error::new(Kind::Internal, "AES-256-GCM could not encrypt");
+    let (nonce, plain) = buffer[nonce_at..].split_at_mut(NONCE_LEN);
+    let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| internal())?;
+    let tag = key
+        .seal_in_place_separate_tag(nonce, Aad::from(aad), plain)
+        .map_err(|_| internal())?;
+    buffer.extend_from_slice(tag.as_ref());
+    Ok(())
+}
+
+/// Decrypts in place what follows the nonce at `nonce_at`: the plaintext's range, if authentic.
+fn decrypt_after_nonce(
+    key: &LessSafeKey,
+    aad: &[u8],
+    buffer: &mut [u8],
+    nonce_at: usize,
+) -> Option<std::ops::Range<usize>> {
+    let start = nonce_at + NONCE_LEN;
+    let nonce = Nonce::try_assume_unique_for_key(buffer.get(nonce_at..start)?).ok()?;
+    let plain = key
+        .open_in_place(nonce, Aad::from(aad), &mut buffer[start..])
+        .ok()?;
+    Some(start..start + plain.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> (Header, Key, Vec<u8>) {
+        let key = Key::from_bytes(&[1; 32]).unwrap();
+        let slot_key = Key::from_bytes(&[2; 32]).unwrap();
+        let slot = NewSlot {
+            key_id: "0011223344556677",
+            id: 1,
+            kind: SlotKind::Credential,
+            label: "first",
+            created_at: 5,
+            fields: SlotFields::new(),
+        };
+        let header = Header {
+            key_id: "0011223344556677".into(),
+            generation: 7,
+            written_at: 9,
+            entries: 2,
+            local: 0,
+            slots: vec![Keyslot::wrap(slot, &slot_key, &key).unwrap()],
+        };
+        let file = seal(&header, &key, b"the contents").unwrap();
+        (header, key, file)
+    }
+
+    #[test]
+    fn what_was_sealed_opens_again() {
+        let (header, key, file) = sample();
+        assert_eq!(read_header(&file).unwrap(), header);
+        let mut file = Zeroizing::new(file);
+        let (opened, plain) = open(&mut file, &key).unwrap();
+        assert_eq!(opened, header);
+        assert_eq!(&file[plain], b"the contents");
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_damage() {
+        let (_, key, file) = sample();
+        for bit in 0..file.len() * 8 {
+            let mut copy = Zeroizing::new(file.clone());
+            copy[bit / 8] ^= 1 << (bit % 8);
+            let error = open(&mut copy, &key).unwrap_err();
+            assert_eq!(error.kind(), Kind::Damaged, "bit {bit}");
+        }
+        for length in 0..file.len() {
+            let mut copy = Zeroizing::new(file[..length].to_vec());
+            let error = open(&mut copy, &key).unwrap_err();
+            assert_eq!(error.kind(), Kind::Damaged, "length {length}");
+        }
+    }
+
+    #[test]
+    fn a_slot_opens_with_its_own_key_only() {
+        let (header, key, _) = sample();
+        let slot = &header.slots[0];
+        let right = Key::from_bytes(&[2; 32]).unwrap();
+        let opened = slot.unwrap(&header.key_id, &right).unwrap();
+        assert_eq!(opened.expose(), key.expose());
+        let wrong = Key::from_bytes(&[3; 32]).unwrap();
+        assert_eq!(
+            slot.unwrap(&header.key_id, &wrong).unwrap_err().kind(),
+            Kind::Denied
+        );
+        assert!(slot.unwrap("0011223344556678", &right).is_err());
+    }
+
+    #[test]
+    fn two_saves_of_the_same_contents_share_no_nonce() {
+        let (header, key, first) = sample();
+        let second = seal(&header, &key, b"the contents").unwrap();
+        assert_ne!(first, second);
+    }
+
+    #[test]
+    fn version_1_is_named_as_such() {
+        let error = read_header(b"PSIC\x01\x01aaaaaaaaaaaaaaaa").unwrap_err();
+        assert!(error.to_string().contains("version 1"), "{error}");
+    }
+}

@@ -1,0 +1,442 @@
+//! The sealed cache: values on disk, opened once at start, answered from memory.
+//!
+//! The file and its key have one owner at a time, the holder of the [`Lock`]. It knows neither
+//! where values come from nor who asks for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::error::{Error, Kind, Result};
+use crate::mapping::ProviderName;
+use crate::protector::{Key, Protector, SlotKind};
+use crate::secret::quote_name;
+use crate::wire::{Counts, HandOver, HandedOver};
+
+mod envelope;
+mod file;
+mod lock;
+mod owners;
+mod table;
+
+pub use envelope::{Header, Keyslot};
+pub use lock::Lock;
+pub use table::{EntryKey, Keyer, Table};
+
+use envelope::NewSlot;
+use owners::Owners;
+
+/// Longest name of a workload, in bytes: as long as a file name.
+const MAX_WORKLOAD_NAME: usize = 255;
+
+/// How often the time of a refresh that changed nothing is written, in seconds.
+const REMEMBER_TIME_EVERY: u64 = 3600;
+
+/// An opened cache. Lookups and commits may come from any thread.
+pub struct Cache {
+    path: PathBuf,
+    data_key: Key,
+    keyer: Keyer,
+    current: RwLock<Arc<Saved>>,
+    writing: Mutex<()>,
+}
+
+/// What is on disk and served: always the same.
+pub struct Saved {
+    /// What the file says of itself.
+    pub header: Header,
+    /// Its contents.
+    pub table: Table,
+}
+
+/// One try to open one slot.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The slot's number.
+    pub slot: u32,
+    /// The slot's kind.
+    pub kind: SlotKind,
+    /// How long it took.
+    pub took: Duration,
+    /// Why it did not open; nothing if it did.
+    pub failure: Option<Error>,
+}
+
+/// What became of opening a cache file.
+pub enum Opening {
+    /// There is no file yet.
+    Absent,
+    /// It is open; the last attempt is the one that opened it.
+    Opened(Arc<Cache>, Vec<Attempt>),
+    /// It is intact as far as can be seen, but none of its slots opens.
+    NoSlot(Vec<Attempt>),
+}
+
+impl Cache {
+    /// Opens the file at `path` with the first slot that gives its key.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if it cannot be read, [`Kind::Damaged`] if it is not what was saved.
+    pub fn open(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Opening> {
+        let Some(mut bytes) = file::read(path)? else {
+            return Ok(Opening::Absent);
+        };
+        let header = envelope::read_header(&bytes)?;
+        let (data_key, attempts) = open_slots(&header, protectors);
+        let Some(data_key) = data_key else {
+            return Ok(Opening::NoSlot(attempts));
+        };
+        let (header, plain) = envelope::open(&mut bytes, &data_key)?;
+        let table = Table::parse(bytes, plain)?;
+        Owners::parse(table.get(&EntryKey::OWNERS))?;
+        let cache = Self::from_parts(path, data_key, Saved { header, table })?;
+        Ok(Opening::Opened(Arc::new(cache), attempts))
+    }
+
+    /// Starts an empty cache at `path`. A file that is there already is put aside, as
+    /// `cache.enc.replaced-<time>`, and only if `force` is given; its new path is returned.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if there is one and no `force`, and as [`Cache::create`]. Everything is
+    /// then as it was.
+    pub fn init(
+        path: &Path,
+        protectors: &[Box<dyn Protector>],
+        force: bool,
+    ) -> Result<(Self, Option<PathBuf>)> {
+        if !path.exists() {
+            return Ok((Self::create(path, protectors)?, None));
+        }
+        if !force {
+            let what = format!("{} exists already", path.display());
+            return Err(Error::new(Kind::Refused, what).hint(
+                "`psi-cachectl status` describes it; `--force` puts it aside and starts anew",
+            ));
+        }
+        let aside = aside(path);
+        let failed = |e| Error::io(format!("cannot rename {}", path.display()), e);
+        std::fs::rename(path, &aside).map_err(failed)?;
+        match Self::create(path, protectors) {
+            Ok(cache) => Ok((cache, Some(aside))),
+            Err(error) => {
+                std::fs::rename(&aside, path).map_err(failed)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts an empty cache with one slot per protector, and saves it at `path`.
+    ///
+    /// # Errors
+    /// What a protector says, or [`Kind::Io`] if it cannot be written.
+    pub fn create(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Self> {
+        let data_key = Key::generate()?;
+        let hmac_key = Key::generate()?;
+        let mut header = Header {
+            key_id: random_key_id()?,
+            generation: 0,
+            written_at: 0,
+            entries: 0,
+            local: 0,
+            slots: Vec::new(),
+        };
+        for (id, protector) in (1..).zip(protectors) {
+            let (slot_key, fields) = protector.seal()?;
+            let slot = NewSlot {
+                key_id: &header.key_id,
+                id,
+                kind: protector.kind(),
+                label: "",
+                created_at: now(),
+                fields,
+            };
+            header
+                .slots
+                .push(Keyslot::wrap(slot, &slot_key, &data_key)?);
+        }
+        let table = Table::build(hmac_key.expose(), std::iter::empty())?;
+        let cache = Self::from_parts(path, data_key, Saved { header, table })?;
+        cache.save(&cache.current(), &BTreeMap::new(), &Owners::default())?;
+        Ok(cache)
+    }
+
+    fn from_parts(path: &Path, data_key: Key, saved: Saved) -> Result<Self> {
+        let hmac_key = Key::from_bytes(saved.table.hmac_key())
+            .ok_or_else(|| Error::new(Kind::Internal, "the cache's HMAC key is not 32 bytes"))?;
+        Ok(Self {
+            path: path.to_owned(),
+            data_key,
+            keyer: Keyer::new(&hmac_key),
+            current: RwLock::new(Arc::new(saved)),
+            writing: Mutex::new(()),
+        })
+    }
+
+    /// What is on disk and served now. It stays valid, and unchanged, while it is held.
+    pub fn current(&self) -> Arc<Saved> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&current)
+    }
+
+    /// What names this cache's entries.
+    pub fn keyer(&self) -> &Keyer {
+        &self.keyer
+    }
+
+    /// Takes over everything `provider` has for the workloads that are named, in one write.
+    ///
+    /// The answer means that it is on disk and served. Workloads that are not named keep what
+    /// they have. What a workload had and the provider no longer has is retired, not dropped.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if one mapping comes with two values or a workload has an impossible
+    /// name, [`Kind::Io`] if it cannot be
+    /// written; what was there before is then still there.
+    pub fn commit(&self, provider: ProviderName, hand_over: &HandOver) -> Result<HandedOver> {
+        self.commit_at(provider, hand_over, now())
+    }
+
+    fn commit_at(
+        &self,
+        provider: ProviderName,
+        hand_over: &HandOver,
+        now: u64,
+    ) -> Result<HandedOver> {
+        let _writing = self.start_writing();
+        let before = self.current();
+        let mut owners = Owners::parse(before.table.get(&EntryKey::OWNERS))?;
+        let mut values = BTreeMap::new();
+        let mut workloads = BTreeMap::new();
+        for (workload, given) in &hand_over.workloads {
+            check_workload_name(workload)?;
+            let mut counts = Counts::default();
+            let mut live = BTreeSet::new();
+            for entry in &given.entries {
+                let key = self.keyer.entry_key(&entry.mapping);
+                let value = entry.value.expose();
+                if values
+                    .insert(key, value)
+                    .is_some_and(|other| other != value)
+                {
+                    return Err(two_values(workload));
+                }
+                if live.insert(key) {
+                    let known = before.table.get(&key) == Some(value);
+                    *(if known {
+                        &mut counts.unchanged
+                    } else {
+                        &mut counts.stored
+                    }) += 1;
+                }
+            }
+            counts.retired = owners.hand_over(workload, provider.as_str(), &live, now);
+            workloads.insert(workload.clone(), counts);
+        }
+        let generation = if self.is_worth_saving(&before, &owners, &workloads, now)? {
+            self.save(&before, &values, &owners)?
+        } else {
+            before.header.generation
+        };
+        Ok(HandedOver {
+            generation,
+            workloads,
+        })
+    }
+
+    fn is_worth_saving(
+        &self,
+        before: &Saved,
+        owners: &Owners,
+        counts: &BTreeMap<String, Counts>,
+        now: u64,
+    ) -> Result<bool> {
+        let owned_before = Owners::parse(before.table.get(&EntryKey::OWNERS))?;
+        let stale = now.saturating_sub(before.header.written_at) >= REMEMBER_TIME_EVERY;
+        Ok(stale
+            || counts.values().any(|c| c.stored > 0)
+            || !owners.same_but_for_time(&owned_before))
+    }
+
+    /// Drops one value, on disk and in memory. Says whether there was one.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if it cannot be written; the value is then still there.
+    pub fn invalidate(&self, key: &EntryKey) -> Result<bool> {
+        let _writing = self.start_writing();
+        let before = self.current();
+        if before.table.get(key).is_none() {
+            return Ok(false);
+        }
+        let mut owners = Owners::parse(before.table.get(&EntryKey::OWNERS))?;
+        owners.forget(key);
+        self.save(&before, &BTreeMap::new(), &owners)?;
+        Ok(true)
+    }
+
+    /// Reads the file again and authenticates all of it, as a start would.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] if it is gone or not what was saved, [`Kind::Io`] if it cannot be read.
+    pub fn verify(&self) -> Result<Header> {
+        let _writing = self.start_writing();
+        let mut bytes = file::read(&self.path)?
+            .ok_or_else(|| envelope::damaged(&format!("{} is gone", self.path.display())))?;
+        let (header, plain) = envelope::open(&mut bytes, &self.data_key)?;
+        Table::parse(bytes, plain)?;
+        if header.generation != self.current().header.generation {
+            return Err(envelope::damaged("it is not the one that was saved last"));
+        }
+        Ok(header)
+    }
+
+    fn start_writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Saves `before` with `values` over it, less what nobody owns, and serves it once it is on
+    /// disk. The new generation is returned.
+    fn save(
+        &self,
+        before: &Saved,
+        new: &BTreeMap<EntryKey, &[u8]>,
+        owners: &Owners,
+    ) -> Result<u64> {
+        let owned = owners.owned();
+        let kept = before
+            .table
+            .entries()
+            .filter(|(key, _)| owned.contains(key));
+        let owners = owners.to_bytes();
+        let mut values: BTreeMap<EntryKey, &[u8]> = kept.collect();
+        values.extend(new);
+        let entries = values.len();
+        values.insert(EntryKey::OWNERS, &owners);
+        let hmac_key = before.table.hmac_key();
+        let table = Table::build(hmac_key, values.iter().map(|(key, value)| (key, *value)))?;
+        let header = Header {
+            generation: before.header.generation + 1,
+            written_at: now(),
+            entries: entries as u64,
+            ..before.header.clone()
+        };
+        let generation = header.generation;
+        file::replace(
+            &self.path,
+            &envelope::seal(&header, &self.data_key, table.text())?,
+        )?;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(Saved { header, table });
+        Ok(generation)
+    }
+}
+
+/// What the file at `path` says of itself; nothing vouches for it. Needs no device.
+///
+/// # Errors
+/// As [`Cache::open`].
+pub fn read_header(path: &Path) -> Result<Option<Header>> {
+    file::read(path)?
+        .map(|bytes| envelope::read_header(&bytes))
+        .transpose()
+}
+
+/// Tries the slots in the order of their kinds.
+fn open_slots(header: &Header, protectors: &[Box<dyn Protector>]) -> (Option<Key>, Vec<Attempt>) {
+    let mut slots: Vec<&Keyslot> = header.slots.iter().collect();
+    slots.sort_by_key(|slot| (slot.kind, slot.id));
+    let mut attempts = Vec::new();
+    for slot in slots {
+        let start = Instant::now();
+        let opened = open_slot(header, slot, protectors);
+        let took = start.elapsed();
+        let (key, failure) = match opened {
+            Ok(key) => (Some(key), None),
+            Err(error) => (None, Some(error)),
+        };
+        attempts.push(Attempt {
+            slot: slot.id,
+            kind: slot.kind,
+            took,
+            failure,
+        });
+        if key.is_some() {
+            return (key, attempts);
+        }
+    }
+    (None, attempts)
+}
+
+fn open_slot(header: &Header, slot: &Keyslot, protectors: &[Box<dyn Protector>]) -> Result<Key> {
+    let protector = protectors.iter().find(|p| p.kind() == slot.kind);
+    let protector = protector.ok_or_else(|| {
+        Error::new(
+            Kind::Unreachable,
+            format!("nothing is configured for slots of kind {}", slot.kind),
+        )
+        .hint("see `cache:` in config.yaml")
+    })?;
+    slot.unwrap(&header.key_id, &protector.unseal(&slot.fields)?)
+}
+
+fn aside(path: &Path) -> PathBuf {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".replaced-{}", now()));
+    PathBuf::from(aside)
+}
+
+/// Why none of the slots that were tried opens the cache, with the first one's next step.
+pub fn no_slot_opens(attempts: &[Attempt]) -> Error {
+    let tried: Vec<String> = attempts
+        .iter()
+        .filter_map(|a| {
+            Some(format!(
+                "slot {} ({}): {}",
+                a.slot,
+                a.kind,
+                a.failure.as_ref()?
+            ))
+        })
+        .collect();
+    let hint = attempts
+        .iter()
+        .find_map(|a| a.failure.as_ref()?.next_step())
+        .unwrap_or("see `psi-cachectl status`");
+    Error::new(
+        Kind::Unreachable,
+        format!("no slot opens the cache; tried {}", tried.join("; ")),
+    )
+    .hint(hint)
+}
+
+fn check_workload_name(name: &str) -> Result<()> {
+    if (1..=MAX_WORKLOAD_NAME).contains(&name.len()) {
+        return Ok(());
+    }
+    let what = format!("{} is not the name of a workload", quote_name(name));
+    Err(Error::new(Kind::Refused, what).hint("names have 1 to 255 bytes; nothing was changed"))
+}
+
+fn two_values(workload: &str) -> Error {
+    Error::new(
+        Kind::Refused,
+        format!("workload {workload} came with two values for one secret"),
+    )
+    .hint("nothing was changed; this is a fault in what was handed over")
+}
+
+fn random_key_id() -> Result<String> {
+    let bytes = Key::generate()?;
+    Ok(bytes.expose()[..8]
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect())
+}
+
+fn now() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_1970.map_or(0, |d| d.as_secs())
+}
+
+#[cfg(test)]
+mod tests;

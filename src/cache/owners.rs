@@ -1,0 +1,205 @@
+//! Who owns which entry: kept inside the sealed contents, so that nobody can tamper with it.
+//!
+//! ```text
+//! workloads u32 LE | workloads x {provider, name: u16 LE length and text each
+//!                  | fetched_at u64 LE | entries u32 LE | entries x {key 32, retired_since u64 LE}}
+//! ```
+//!
+//! `retired_since` is 0 while the provider has the value. An entry goes when nothing owns it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cache::envelope::damaged;
+use crate::cache::table::EntryKey;
+use crate::error::Result;
+
+/// What a workload owns, by the workload's name.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Owners {
+    workloads: BTreeMap<String, Owned>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Owned {
+    provider: String,
+    fetched_at: u64,
+    entries: BTreeMap<EntryKey, u64>,
+}
+
+impl Owners {
+    /// Reads what [`Owners::to_bytes`] wrote; nothing at all is nobody.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Damaged`] for anything else.
+    pub fn parse(bytes: Option<&[u8]>) -> Result<Self> {
+        let Some(bytes) = bytes else {
+            return Ok(Self::default());
+        };
+        let mut reader = Reader(bytes);
+        reader
+            .owners()
+            .filter(|_| reader.0.is_empty())
+            .ok_or_else(|| damaged("its list of owners is not readable"))
+    }
+
+    /// The bytes to keep.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend_from_slice(&as_u32(self.workloads.len()));
+        for (name, owned) in &self.workloads {
+            for text in [&owned.provider, name] {
+                out.extend_from_slice(&as_u32(text.len())[..2]);
+                out.extend_from_slice(text.as_bytes());
+            }
+            out.extend_from_slice(&owned.fetched_at.to_le_bytes());
+            out.extend_from_slice(&as_u32(owned.entries.len()));
+            for (key, retired_since) in &owned.entries {
+                out.extend_from_slice(key.as_bytes());
+                out.extend_from_slice(&retired_since.to_le_bytes());
+            }
+        }
+        out
+    }
+
+    /// Notes that `provider` has exactly `live` for `workload`. What the workload owned before
+    /// is retired, not dropped. Returns how many entries are retired now.
+    pub fn hand_over(
+        &mut self,
+        workload: &str,
+        provider: &str,
+        live: &BTreeSet<EntryKey>,
+        now: u64,
+    ) -> usize {
+        let before = self.workloads.remove(workload).map(|owned| owned.entries);
+        let retired: BTreeMap<EntryKey, u64> = before
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(key, _)| !live.contains(key))
+            .map(|(key, since)| (key, if since == 0 { now } else { since }))
+            .collect();
+        let count = retired.len();
+        let mut entries = retired;
+        entries.extend(live.iter().map(|key| (*key, 0)));
+        let owned = Owned {
+            provider: provider.to_owned(),
+            fetched_at: now,
+            entries,
+        };
+        self.workloads.insert(workload.to_owned(), owned);
+        count
+    }
+
+    /// Forgets `key`, whoever owned it.
+    pub fn forget(&mut self, key: &EntryKey) {
+        for owned in self.workloads.values_mut() {
+            owned.entries.remove(key);
+        }
+    }
+
+    /// Every entry that somebody owns.
+    pub fn owned(&self) -> BTreeSet<EntryKey> {
+        let workloads = self.workloads.values();
+        workloads.flat_map(|w| w.entries.keys().copied()).collect()
+    }
+
+    /// Whether both say the same but for when it was fetched.
+    pub fn same_but_for_time(&self, other: &Self) -> bool {
+        let key = |(name, owned): (&String, &Owned)| {
+            (name.clone(), owned.provider.clone(), owned.entries.clone())
+        };
+        self.workloads
+            .iter()
+            .map(key)
+            .eq(other.workloads.iter().map(key))
+    }
+}
+
+/// The first four bytes of a length; [`crate::wire::MAX_HAND_OVER`] keeps all lengths below that.
+fn as_u32(n: usize) -> [u8; 4] {
+    u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn owners(&mut self) -> Option<Owners> {
+        let mut workloads = BTreeMap::new();
+        for _ in 0..self.number(4)? {
+            let provider = self.text()?;
+            let name = self.text()?;
+            let fetched_at = self.number(8)?;
+            let mut entries = BTreeMap::new();
+            for _ in 0..self.number(4)? {
+                let key = EntryKey::from_bytes(self.take(32)?)?;
+                entries.insert(key, self.number(8)?);
+            }
+            let owned = Owned {
+                provider,
+                fetched_at,
+                entries,
+            };
+            workloads.insert(name, owned);
+        }
+        Some(Owners { workloads })
+    }
+
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn number(&mut self, width: usize) -> Option<u64> {
+        let bytes = self.take(width)?;
+        Some(bytes.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)))
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let length = usize::try_from(self.number(2)?).ok()?;
+        String::from_utf8(self.take(length)?.to_vec()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(numbers: &[u8]) -> BTreeSet<EntryKey> {
+        let key = |n: &u8| EntryKey::from_bytes(&[*n; 32]).unwrap();
+        numbers.iter().map(key).collect()
+    }
+
+    #[test]
+    fn what_a_provider_no_longer_has_is_retired_and_stays_owned() {
+        let mut owners = Owners::default();
+        assert_eq!(owners.hand_over("a", "infisical", &keys(&[1, 2]), 100), 0);
+        assert_eq!(owners.hand_over("a", "infisical", &keys(&[2]), 200), 1);
+        assert_eq!(owners.hand_over("a", "infisical", &keys(&[2]), 300), 1);
+        assert_eq!(owners.owned(), keys(&[1, 2]));
+        let since: Vec<u64> = owners.workloads["a"].entries.values().copied().collect();
+        assert_eq!(since, [200, 0]);
+        assert_eq!(owners.hand_over("a", "infisical", &keys(&[1, 2]), 400), 0);
+    }
+
+    #[test]
+    fn owners_survive_the_way_to_bytes_and_back_and_cuts_are_damage() {
+        let mut owners = Owners::default();
+        owners.hand_over("a", "infisical", &keys(&[1, 2]), 100);
+        owners.hand_over("b@", "local", &keys(&[2]), 100);
+        let bytes = owners.to_bytes();
+        assert_eq!(Owners::parse(Some(&bytes)).unwrap(), owners);
+        for length in 0..bytes.len() {
+            assert!(Owners::parse(Some(&bytes[..length])).is_err());
+        }
+        assert!(Owners::parse(Some(&[bytes, vec![0]].concat())).is_err());
+    }
+
+    #[test]
+    fn a_forgotten_entry_is_owned_by_nobody() {
+        let mut owners = Owners::default();
+        owners.hand_over("a", "infisical", &keys(&[1]), 100);
+        owners.hand_over("b", "infisical", &keys(&[1]), 100);
+        owners.forget(&EntryKey::from_bytes(&[1; 32]).unwrap());
+        assert!(owners.owned().is_empty());
+    }
+}

@@ -1,0 +1,294 @@
+use super::*;
+use crate::mapping::Mapping;
+use crate::protector::SlotFields;
+use crate::secret::SecretValue;
+use crate::wire::{Entry, WorkloadEntries};
+
+/// A protector whose key is given, to test the cache without a device.
+struct Fixed(u8);
+
+impl Protector for Fixed {
+    fn kind(&self) -> SlotKind {
+        SlotKind::Credential
+    }
+    fn seal(&self) -> Result<(Key, SlotFields)> {
+        Ok((self.unseal(&SlotFields::new())?, SlotFields::new()))
+    }
+    fn unseal(&self, _: &SlotFields) -> Result<Key> {
+        Ok(Key::from_bytes(&[self.0; 32]).unwrap())
+    }
+}
+
+fn fixed(n: u8) -> Vec<Box<dyn Protector>> {
+    vec![Box::new(Fixed(n))]
+}
+
+fn mapping(key: &str) -> Mapping {
+    Mapping::new(ProviderName::Infisical, [("key", key)])
+}
+
+fn hand_over(workloads: &[(&str, &[(&str, &str)])]) -> HandOver {
+    let entry = |(key, value): &(&str, &str)| Entry {
+        mapping: mapping(key),
+        value: SecretValue::new(value.as_bytes().to_vec()),
+    };
+    let workload = |(name, entries): &(&str, &[(&str, &str)])| {
+        let entries = entries.iter().map(entry).collect();
+        (name.to_string(), WorkloadEntries { entries })
+    };
+    HandOver {
+        workloads: workloads.iter().map(workload).collect(),
+    }
+}
+
+fn opened(path: &Path, key: u8) -> std::sync::Arc<Cache> {
+    match Cache::open(path, &fixed(key)).unwrap() {
+        Opening::Opened(cache, _) => cache,
+        Opening::Absent => panic!("absent"),
+        Opening::NoSlot(attempts) => panic!("{attempts:?}"),
+    }
+}
+
+fn value(cache: &Cache, key: &str) -> Option<Vec<u8>> {
+    let entry = cache.keyer().entry_key(&mapping(key));
+    cache.current().table.get(&entry).map(<[u8]>::to_vec)
+}
+
+struct Fixture {
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("cache.enc")
+    }
+    fn filled(&self) -> Cache {
+        let cache = Cache::create(&self.path(), &fixed(1)).unwrap();
+        let given = hand_over(&[
+            ("a", &[("X", "1"), ("Y", "")]),
+            ("b", &[("X", "1"), ("Z", "3")]),
+        ]);
+        let answer = cache.commit(ProviderName::Infisical, &given).unwrap();
+        assert_eq!(answer.generation, 2);
+        cache
+    }
+}
+
+#[test]
+fn what_was_handed_over_is_there_after_a_restart() {
+    let f = Fixture::new();
+    drop(f.filled());
+    let cache = opened(&f.path(), 1);
+    assert_eq!(value(&cache, "X"), Some(b"1".to_vec()));
+    assert_eq!(value(&cache, "Y"), Some(b"".to_vec()), "empty is a value");
+    assert_eq!(value(&cache, "Z"), Some(b"3".to_vec()));
+    assert_eq!(value(&cache, "W"), None);
+    assert_eq!(cache.current().header.entries, 3);
+}
+
+#[test]
+fn the_file_belongs_to_its_owner_alone_and_holds_nothing_in_clear() {
+    use std::os::unix::fs::PermissionsExt;
+    let f = Fixture::new();
+    let cache = Cache::create(&f.path(), &fixed(1)).unwrap();
+    let given = hand_over(&[("myapp", &[("DB_PASSWORD", "hunter2hunter2")])]);
+    cache.commit(ProviderName::Infisical, &given).unwrap();
+    let bytes = std::fs::read(f.path()).unwrap();
+    for clear in ["hunter2", "DB_PASSWORD", "myapp"] {
+        assert!(!bytes.windows(clear.len()).any(|w| w == clear.as_bytes()));
+    }
+    let mode = std::fs::metadata(f.path()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_workload_that_is_absent_from_a_hand_over_keeps_what_it_has() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    let given = hand_over(&[("a", &[("X", "changed"), ("Y", "")])]);
+    let answer = cache.commit(ProviderName::Infisical, &given).unwrap();
+    let expected = Counts {
+        stored: 1,
+        unchanged: 1,
+        retired: 0,
+    };
+    assert_eq!(answer.workloads, BTreeMap::from([("a".into(), expected)]));
+    let cache = opened(&f.path(), 1);
+    assert_eq!(value(&cache, "X"), Some(b"changed".to_vec()));
+    assert_eq!(value(&cache, "Z"), Some(b"3".to_vec()));
+}
+
+#[test]
+fn what_a_provider_no_longer_has_is_retired_and_still_served() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    let given = hand_over(&[("a", &[("X", "1")])]);
+    let answer = cache.commit(ProviderName::Infisical, &given).unwrap();
+    assert_eq!(answer.workloads["a"].retired, 1);
+    assert_eq!(value(&opened(&f.path(), 1), "Y"), Some(b"".to_vec()));
+}
+
+#[test]
+fn a_hand_over_that_changes_nothing_writes_nothing_but_the_time_once_an_hour() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    let before = std::fs::read(f.path()).unwrap();
+    let given = hand_over(&[("b", &[("X", "1"), ("Z", "3")])]);
+    let answer = cache.commit(ProviderName::Infisical, &given).unwrap();
+    assert_eq!((answer.generation, answer.workloads["b"].unchanged), (2, 2));
+    assert_eq!(std::fs::read(f.path()).unwrap(), before);
+    let later = now() + REMEMBER_TIME_EVERY;
+    let answer = cache
+        .commit_at(ProviderName::Infisical, &given, later)
+        .unwrap();
+    assert_eq!(answer.generation, 3);
+}
+
+#[test]
+fn one_secret_with_two_values_is_refused_and_changes_nothing() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    let given = hand_over(&[("a", &[("X", "2")]), ("c", &[("X", "3")])]);
+    let error = cache.commit(ProviderName::Infisical, &given).unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert_eq!(value(&cache, "X"), Some(b"1".to_vec()));
+    assert_eq!(value(&opened(&f.path(), 1), "X"), Some(b"1".to_vec()));
+}
+
+#[test]
+fn an_invalidated_value_is_gone_from_memory_and_disk_and_may_come_back() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    let key = cache.keyer().entry_key(&mapping("X"));
+    assert!(cache.invalidate(&key).unwrap());
+    assert!(!cache.invalidate(&key).unwrap());
+    assert_eq!(value(&cache, "X"), None);
+    let cache = opened(&f.path(), 1);
+    assert_eq!(value(&cache, "X"), None);
+    assert_eq!(value(&cache, "Z"), Some(b"3".to_vec()));
+    let given = hand_over(&[("a", &[("X", "new"), ("Y", "")])]);
+    cache.commit(ProviderName::Infisical, &given).unwrap();
+    assert_eq!(value(&cache, "X"), Some(b"new".to_vec()));
+}
+
+#[test]
+fn a_wrong_key_opens_nothing_and_says_which_slot_was_tried() {
+    let f = Fixture::new();
+    drop(f.filled());
+    let before = std::fs::read(f.path()).unwrap();
+    match Cache::open(&f.path(), &fixed(2)).unwrap() {
+        Opening::NoSlot(attempts) => {
+            assert_eq!(attempts.len(), 1);
+            assert_eq!(attempts[0].slot, 1);
+            let failure = attempts[0].failure.as_ref().unwrap();
+            assert_eq!(failure.kind(), Kind::Denied);
+        }
+        _ => panic!("opened with another key"),
+    }
+    assert!(matches!(
+        Cache::open(&f.path(), &[]).unwrap(),
+        Opening::NoSlot(_)
+    ));
+    assert_eq!(std::fs::read(f.path()).unwrap(), before);
+}
+
+#[test]
+fn a_cut_or_altered_file_is_damage_whatever_the_place() {
+    let f = Fixture::new();
+    drop(f.filled());
+    let good = std::fs::read(f.path()).unwrap();
+    let outcome = |bytes: &[u8]| {
+        std::fs::write(f.path(), bytes).unwrap();
+        Cache::open(&f.path(), &fixed(1))
+    };
+    for length in 0..good.len() {
+        let error = outcome(&good[..length]).err().map(|e| e.kind());
+        assert_eq!(error, Some(Kind::Damaged), "cut to {length}");
+    }
+    for bit in 0..good.len() * 8 {
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        match outcome(&bad) {
+            Err(error) => assert_eq!(error.kind(), Kind::Damaged, "bit {bit}"),
+            Ok(Opening::NoSlot(_)) => {}
+            Ok(_) => panic!("bit {bit} went unnoticed"),
+        }
+    }
+    assert!(matches!(outcome(&good), Ok(Opening::Opened(..))));
+}
+
+#[test]
+fn a_save_that_was_cut_off_leaves_the_old_file_and_the_next_save_works() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    let good = std::fs::read(f.path()).unwrap();
+    let leftover = f.dir.path().join(".cache.enc.new");
+    for length in [0, 1, good.len() / 2, good.len()] {
+        std::fs::write(&leftover, &good[..length]).unwrap();
+        let generation = opened(&f.path(), 1).current().header.generation;
+        assert_eq!(generation, cache.current().header.generation);
+        let given = hand_over(&[("a", &[("X", &length.to_string()), ("Y", "")])]);
+        cache.commit(ProviderName::Infisical, &given).unwrap();
+        assert!(!leftover.exists());
+    }
+}
+
+#[test]
+fn a_save_that_fails_keeps_the_last_good_state() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    // A directory in the temporary file's place can neither be removed nor replaced by a file.
+    std::fs::create_dir(f.dir.path().join(".cache.enc.new")).unwrap();
+    let given = hand_over(&[("a", &[("X", "2")])]);
+    let error = cache.commit(ProviderName::Infisical, &given).unwrap_err();
+    assert_eq!(error.kind(), Kind::Io);
+    assert!(error.to_string().contains("cache.enc"), "{error}");
+    assert_eq!(value(&cache, "X"), Some(b"1".to_vec()));
+    assert_eq!(value(&opened(&f.path(), 1), "X"), Some(b"1".to_vec()));
+}
+
+#[test]
+fn verify_reads_the_disk_and_not_the_memory() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    assert_eq!(cache.verify().unwrap().entries, 3);
+    let good = std::fs::read(f.path()).unwrap();
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    std::fs::write(f.path(), bad).unwrap();
+    assert_eq!(cache.verify().unwrap_err().kind(), Kind::Damaged);
+    std::fs::remove_file(f.path()).unwrap();
+    assert_eq!(cache.verify().unwrap_err().kind(), Kind::Damaged);
+    std::fs::write(f.path(), &good).unwrap();
+    let given = hand_over(&[("a", &[("X", "2")])]);
+    cache.commit(ProviderName::Infisical, &given).unwrap();
+    std::fs::write(f.path(), good).unwrap();
+    assert!(cache.verify().is_err(), "an older file was put back");
+}
+
+#[test]
+fn a_link_in_the_place_of_the_cache_is_not_followed() {
+    let f = Fixture::new();
+    let elsewhere = f.dir.path().join("elsewhere");
+    drop(Cache::create(&elsewhere, &fixed(1)).unwrap());
+    std::os::unix::fs::symlink(&elsewhere, f.path()).unwrap();
+    assert_eq!(
+        Cache::open(&f.path(), &fixed(1)).err().unwrap().kind(),
+        Kind::Io
+    );
+}
+
+#[test]
+fn the_lock_has_one_holder_at_a_time() {
+    let f = Fixture::new();
+    let lock = Lock::acquire(f.dir.path()).unwrap();
+    let error = Lock::acquire(f.dir.path()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unreachable);
+    drop(lock);
+    assert!(Lock::acquire(f.dir.path()).is_ok());
+}

@@ -1,0 +1,145 @@
+//! What systemd gives a service, and what a service tells systemd.
+
+use std::io::Read;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+use crate::error::{Error, Kind, Result};
+use crate::secret::SecretValue;
+
+/// Largest credential, in bytes, as systemd.exec(5) limits them.
+const MAX_CREDENTIAL: u64 = 1 << 20;
+
+/// The files in `$CREDENTIALS_DIRECTORY`.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// The directory, if systemd gave one.
+    pub directory: Option<PathBuf>,
+}
+
+impl Credentials {
+    /// Those of this process.
+    pub fn from_env() -> Self {
+        Self {
+            directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+        }
+    }
+
+    /// The text of the credential `name`, less one trailing newline; nothing if there is none.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if it is there and cannot be read, [`Kind::Damaged`] if it is larger than
+    /// systemd's 1 MiB.
+    pub fn read(&self, name: &str) -> Result<Option<SecretValue>> {
+        let Some(directory) = &self.directory else {
+            return Ok(None);
+        };
+        let path = directory.join(name);
+        let failed = |e| Error::io(format!("cannot read the credential {}", path.display()), e);
+        let file = match std::fs::File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
+        let size = file.metadata().map_err(failed)?.len();
+        if size > MAX_CREDENTIAL {
+            let what = format!("the credential {} is larger than 1 MiB", path.display());
+            return Err(Error::new(Kind::Damaged, what).hint("check what the unit loads there"));
+        }
+        let mut bytes = Vec::with_capacity(size as usize + 1);
+        file.take(MAX_CREDENTIAL)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+        }
+        Ok(Some(SecretValue::new(bytes)))
+    }
+}
+
+/// The Unix sockets that systemd passed to this process; none if it was not socket-activated.
+///
+/// # Errors
+/// [`Kind::Config`] if one of them is no listening Unix stream socket.
+pub fn listening_sockets() -> Result<Vec<UnixListener>> {
+    // listenfd takes a missing LISTEN_PID for ours; a variable meant for a parent must not count.
+    if std::env::var("LISTEN_PID").ok() != Some(std::process::id().to_string()) {
+        return Ok(Vec::new());
+    }
+    let mut passed = listenfd::ListenFd::from_env();
+    let mut sockets = Vec::new();
+    for index in 0..passed.len() {
+        let wrong = |e: std::io::Error| {
+            Error::new(
+                Kind::Config,
+                format!("socket {index} from systemd can't be used"),
+            )
+            .because(e)
+            .hint("the socket unit must have one `ListenStream=` with an absolute path")
+        };
+        sockets.extend(passed.take_unix_listener(index).map_err(wrong)?);
+    }
+    Ok(sockets)
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("systemd could not be told about the service's state: {error}");
+    }
+}
+
+/// The service can do its work.
+pub fn notify_ready(status: &str) {
+    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// The line that `systemctl status` shows.
+pub fn notify_status(status: &str) {
+    notify(&[NotifyState::Status(status)]);
+}
+
+/// The service is reading its configuration again; [`notify_ready`] ends it.
+pub fn notify_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!("the clock could not be read: {error}"),
+    }
+}
+
+/// The service is ending.
+pub fn notify_stopping() {
+    notify(&[NotifyState::Stopping]);
+}
+
+/// How often [`watchdog_ping`] is due: half of what the unit allows. Nothing without a watchdog.
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|allowed| allowed / 2)
+}
+
+/// The service is alive.
+pub fn watchdog_ping() {
+    notify(&[NotifyState::Watchdog]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_read_without_its_trailing_newline() {
+        let dir = tempfile::tempdir().unwrap();
+        let credentials = Credentials {
+            directory: Some(dir.path().to_owned()),
+        };
+        assert!(credentials.read("token").unwrap().is_none());
+        std::fs::write(dir.path().join("token"), "abc\n\n").unwrap();
+        let token = credentials.read("token").unwrap().unwrap();
+        assert_eq!(token.expose(), b"abc\n");
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        assert!(credentials.read("folder").is_err());
+        assert!(Credentials::default().read("token").unwrap().is_none());
+    }
+}
