@@ -1,0 +1,54 @@
+//! psi-serve: answers Podman's lookups and keeps the sealed cache.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use psi::cli::{self, CommonArgs};
+use psi::client::Client;
+use psi::serve::{self, Environment};
+use psi::systemd::Credentials;
+use psi::{Result, provider};
+
+/// Answers Podman's lookups from memory and keeps the sealed cache.
+///
+/// Runs until SIGTERM; SIGHUP makes it read its configuration again. Its sockets come from
+/// systemd, or it binds the configured one itself.
+#[derive(Parser)]
+#[command(name = "psi-serve", version)]
+struct Args {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Ask the running psi-serve whether it can answer lookups, and exit 0 if so: for HealthCmd=.
+    #[arg(long)]
+    check_health: bool,
+}
+
+fn main() -> ExitCode {
+    cli::init_logging();
+    let args: Args = cli::parse();
+    cli::exit("psi-serve", run(args))
+}
+
+fn run(args: Args) -> Result<u8> {
+    let config = cli::load_config(&args.common)?;
+    if args.check_health {
+        check_health(&config)?;
+        return Ok(0);
+    }
+    let environment = Environment {
+        load_config: Box::new(move || cli::load_config(&args.common)),
+        open_provider: Box::new(|config, name| {
+            let credentials = Credentials::from_env();
+            provider::open(config, name, &|credential| credentials.read(credential))
+        }),
+        credentials: Credentials::from_env(),
+    };
+    serve::run(&config, &environment)?;
+    Ok(0)
+}
+
+fn check_health(config: &psi::config::Config) -> Result<()> {
+    let client = Client::new(&config.socket, None)?.with_patience(Duration::ZERO);
+    cli::block_on(client.health())
+}

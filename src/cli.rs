@@ -1,0 +1,172 @@
+//! What all of PSI's programs do alike: logging, reading the configuration, the end.
+
+use std::future::Future;
+use std::os::linux::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{Config, Environment};
+use crate::error::{Error, Kind, Result};
+
+/// The options that every program has.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CommonArgs {
+    /// The configuration [default: $PSI_CONFIG, else /etc/psi/config.yaml as root,
+    /// ~/.config/psi/config.yaml otherwise].
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Take unknown keys in the configuration for errors, not warnings.
+    #[arg(long, global = true)]
+    pub strict: bool,
+}
+
+/// Reads the configuration and logs its warnings.
+///
+/// # Errors
+/// As [`Config::load`].
+pub fn load_config(args: &CommonArgs) -> Result<Config> {
+    let config = Config::load(args.config.as_deref(), args.strict, &Environment::current())?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(config)
+}
+
+/// Reads the command line. Wrong usage ends the program with 64, `--help` and `--version` with 0.
+pub fn parse<T: Parser>() -> T {
+    T::try_parse().unwrap_or_else(|error| {
+        let code = if error.use_stderr() {
+            Kind::Usage.exit_code()
+        } else {
+            0
+        };
+        // There is nowhere left to complain to if this fails.
+        let _ = error.print();
+        std::process::exit(code.into())
+    })
+}
+
+/// Starts logging: to the journal where stderr is the journal, else to stderr. `PSI_LOG` sets the
+/// level: error, warn, info (the default) or debug.
+pub fn init_logging() {
+    let wanted = std::env::var("PSI_LOG").unwrap_or_default();
+    let level = match wanted.as_str() {
+        "error" => LevelFilter::ERROR,
+        "warn" => LevelFilter::WARN,
+        "debug" => LevelFilter::DEBUG,
+        _ => LevelFilter::INFO,
+    };
+    let registry = tracing_subscriber::registry().with(level);
+    match journal() {
+        Some(journal) => registry.with(journal).init(),
+        None => registry
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .with_writer(std::io::stderr)
+                    .with_ansi(false)
+                    .without_time()
+                    .with_target(false),
+            )
+            .init(),
+    }
+    if !["", "error", "warn", "info", "debug"].contains(&wanted.as_str()) {
+        tracing::warn!("PSI_LOG is none of error, warn, info and debug: using info");
+    }
+}
+
+/// The journal's own protocol keeps levels; used only where stderr would end there anyway.
+fn journal() -> Option<tracing_journald::Layer> {
+    let stream = std::env::var("JOURNAL_STREAM").ok()?;
+    let stderr = std::fs::metadata("/proc/self/fd/2").ok()?;
+    if stream != format!("{}:{}", stderr.st_dev(), stderr.st_ino()) {
+        return None;
+    }
+    let priorities = tracing_journald::PriorityMappings {
+        info: tracing_journald::Priority::Informational,
+        ..tracing_journald::PriorityMappings::new()
+    };
+    let layer = tracing_journald::layer().ok()?;
+    Some(layer.with_priority_mappings(priorities))
+}
+
+/// Runs `work` to its end.
+///
+/// # Errors
+/// What `work` says.
+pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("cannot start the event loop", e))?
+        .block_on(work)
+}
+
+/// The exit status of a program. An error is said once, with its next step.
+pub fn exit(program: &str, outcome: Result<u8>) -> ExitCode {
+    match outcome {
+        Ok(code) => code.into(),
+        Err(error) => {
+            match error.next_step() {
+                Some(hint) => tracing::error!("{program}: {}; next: {hint}", one_line(&error)),
+                None => tracing::error!("{program}: {}", one_line(&error)),
+            }
+            error.exit_code().into()
+        }
+    }
+}
+
+/// What comes from outside must not move the cursor or start a line of its own.
+fn one_line(error: &Error) -> String {
+    let text = error.to_string();
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(plain).collect()
+}
+
+/// `rows` under `headers`, in columns.
+pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        let widest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
+        widest.max(headers[column].chars().count())
+    };
+    let widths: Vec<usize> = (0..headers.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let padded: Vec<String> = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        format!("{}\n", padded.join("  ").trim_end())
+    };
+    let mut text = line(headers.to_vec());
+    for row in rows {
+        text.push_str(&line(row.iter().map(String::as_str).collect()));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = vec![
+            vec!["myapp".to_owned(), "1".to_owned()],
+            vec!["b".to_owned(), "22".to_owned()],
+        ];
+        let text = table(&["NAME", "N"], &rows);
+        assert_eq!(text, "NAME   N\nmyapp  1\nb      22\n");
+    }
+
+    #[test]
+    fn an_error_is_one_line_whatever_is_in_it() {
+        let error = Error::new(Kind::Io, "a\nb\x1b[2Jc");
+        assert_eq!(one_line(&error), "a b [2Jc");
+    }
+}

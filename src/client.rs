@@ -1,0 +1,256 @@
+//! The asking half of psi-serve's socket, for psi-setup and psi-cachectl.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::mapping::ProviderName;
+use crate::secret::SecretValue;
+use crate::systemd::Credentials;
+use crate::wire::{
+    Check, Checked, Failure, HandOver, HandedOver, Init, Invalidate, Invalidated, Verified,
+};
+
+/// How long psi-serve may be away, e.g. while it is started again.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long one request may take: opening the cache, a commit, a slow disk.
+const REQUEST_LIFE: Duration = Duration::from_secs(120);
+
+/// Largest answer, in bytes.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// Asks psi-serve.
+pub struct Client {
+    socket: PathBuf,
+    token: Option<SecretValue>,
+    patience: Duration,
+    http: reqwest::Client,
+}
+
+impl Client {
+    /// For the socket and the token that `config` and systemd's credentials give.
+    ///
+    /// # Errors
+    /// If the token's credential can't be read.
+    pub fn of(config: &Config) -> Result<Self> {
+        let copy = |token: &SecretValue| SecretValue::new(token.expose().to_vec());
+        let credential = Credentials::from_env().read("psi-socket-token")?;
+        let token = credential.or_else(|| config.socket_token.as_ref().map(copy));
+        Self::new(&config.socket, token)
+    }
+
+    /// For `socket`.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`] if there can be no HTTP client.
+    pub fn new(socket: &Path, token: Option<SecretValue>) -> Result<Self> {
+        let http = reqwest::Client::builder()
+            .unix_socket(socket)
+            .http1_only()
+            .pool_max_idle_per_host(0)
+            .tls_certs_only([])
+            .no_proxy()
+            .timeout(REQUEST_LIFE)
+            .build()
+            .map_err(|e| Error::new(Kind::Internal, "cannot make an HTTP client").because(e))?;
+        Ok(Self {
+            socket: socket.to_owned(),
+            token,
+            patience: PATIENCE,
+            http,
+        })
+    }
+
+    /// Waits this long for a psi-serve that does not answer.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Hands over what `provider` has. Nothing is returned if psi-serve keeps no cache; otherwise
+    /// it is on disk.
+    ///
+    /// # Errors
+    /// [`Kind::Unreachable`] if psi-serve does not answer or its cache is closed, else what it says.
+    pub async fn hand_over(
+        &self,
+        provider: ProviderName,
+        hand_over: &HandOver,
+    ) -> Result<Option<HandedOver>> {
+        let body = SecretValue::new(hand_over.to_json()?.as_bytes().to_vec());
+        let path = format!("/cache/{provider}");
+        match self.ask(Method::POST, &path, Some(&body)).await? {
+            Ok(bytes) => self.parse(&bytes).map(Some),
+            Err((_, failure)) if failure.error == "not_cached" => Ok(None),
+            Err((status, failure)) => Err(refused(status, failure)),
+        }
+    }
+
+    /// Which values are sealed in the cache.
+    ///
+    /// # Errors
+    /// As [`Client::hand_over`].
+    pub async fn check(&self, check: &Check) -> Result<Checked> {
+        self.post("/cache/check", check).await
+    }
+
+    /// Drops one value.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if nothing has that id, else as [`Client::hand_over`].
+    pub async fn invalidate(&self, invalidate: &Invalidate) -> Result<Invalidated> {
+        self.post("/cache/invalidate", invalidate).await
+    }
+
+    /// Has the cache's file read and authenticated again.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] if it is not what was saved, else as [`Client::hand_over`].
+    pub async fn verify(&self) -> Result<Verified> {
+        self.post("/cache/verify", &()).await
+    }
+
+    /// Has an empty cache made.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if there is one and no `force`, else as [`Client::hand_over`].
+    pub async fn init(&self, init: &Init) -> Result<Verified> {
+        self.post("/cache/init", init).await
+    }
+
+    /// The ids and names that have a mapping.
+    ///
+    /// # Errors
+    /// As [`Client::hand_over`].
+    pub async fn list(&self) -> Result<Vec<String>> {
+        let bytes = self.get("/list").await?;
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    /// psi-serve's account of itself.
+    ///
+    /// # Errors
+    /// As [`Client::hand_over`].
+    pub async fn status(&self) -> Result<serde_json::Value> {
+        let bytes = self.get("/status").await?;
+        self.parse(&bytes)
+    }
+
+    /// Whether psi-serve can answer lookups.
+    ///
+    /// # Errors
+    /// Why it can't.
+    pub async fn health(&self) -> Result<()> {
+        self.get("/healthz").await.map(drop)
+    }
+
+    async fn get(&self, path: &str) -> Result<Vec<u8>> {
+        let answer = self.ask(Method::GET, path, None).await?;
+        answer.map_err(|(status, failure)| refused(status, failure))
+    }
+
+    async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T> {
+        let internal = |e| Error::new(Kind::Internal, "cannot write a request").because(e);
+        let body = SecretValue::new(serde_json::to_vec(body).map_err(internal)?);
+        match self.ask(Method::POST, path, Some(&body)).await? {
+            Ok(bytes) => self.parse(&bytes),
+            Err((status, failure)) => Err(refused(status, failure)),
+        }
+    }
+
+    fn parse<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T> {
+        serde_json::from_slice(bytes).map_err(|_| self.nonsense())
+    }
+
+    fn nonsense(&self) -> Error {
+        let what = format!("{} gives an answer that is none", self.socket.display());
+        Error::new(Kind::BadAnswer, what)
+            .hint("psi-serve must be of the same version: `systemctl restart psi-secrets.service`")
+    }
+
+    /// One answer: the body, or the status and the failure that psi-serve gave. A psi-serve that
+    /// is away is waited for; every request may be repeated.
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&SecretValue>,
+    ) -> Result<Result<Vec<u8>, (StatusCode, Failure)>> {
+        let start = Instant::now();
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let outcome = self.ask_once(method.clone(), path, body).await;
+            let again = match &outcome {
+                Err(error) => error.kind() == Kind::Unreachable,
+                Ok(Err((status, _))) => *status == StatusCode::SERVICE_UNAVAILABLE,
+                Ok(Ok(_)) => false,
+            };
+            if !again || start.elapsed() + pause > self.patience {
+                return outcome;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    async fn ask_once(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&SecretValue>,
+    ) -> Result<Result<Vec<u8>, (StatusCode, Failure)>> {
+        let mut request = self.http.request(method, format!("http://psi{path}"));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.expose_str().unwrap_or_default());
+        }
+        if let Some(body) = body {
+            request = request.body(body.expose().to_vec());
+        }
+        let mut answer = request.send().await.map_err(|e| self.unreachable(e))?;
+        let status = answer.status();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|e| self.unreachable(e))? {
+            if bytes.len() + chunk.len() > MAX_ANSWER {
+                return Err(self.nonsense());
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        if status.is_success() {
+            return Ok(Ok(bytes));
+        }
+        let failure = self.parse(&bytes)?;
+        Ok(Err((status, failure)))
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> Error {
+        let what = format!("psi-serve does not answer on {}", self.socket.display());
+        Error::new(Kind::Unreachable, what)
+            .because(error.without_url())
+            .hint("`systemctl status psi-secrets.socket psi-secrets.service` shows why")
+    }
+}
+
+fn refused(status: StatusCode, failure: Failure) -> Error {
+    let kind = match failure.error.as_str() {
+        "unauthorized" | "forbidden" => Kind::Denied,
+        "no_mapping" | "not_found" => Kind::NotFound,
+        "damaged" | "corrupt_mapping" => Kind::Damaged,
+        "configuration" => Kind::Config,
+        "cache_closed" | "unhealthy" | "provider_failed" => Kind::Unreachable,
+        _ if status.is_client_error() => Kind::Refused,
+        _ => Kind::Io,
+    };
+    let error = Error::new(kind, failure.detail);
+    match failure.hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}

@@ -1,0 +1,327 @@
+//! The hot path: from an id to a value.
+//!
+//! A value in memory is answered without a provider, a device or a wait. Any other is asked for
+//! once, however many want it, within a deadline; a failure is remembered for a moment, since
+//! Podman holds a host-wide lock while it waits for us.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::cache::{Cache, EntryKey, Saved};
+use crate::error::{Error, Kind, Result};
+use crate::mapping::{Mapping, ProviderName, Stamp, Store};
+use crate::secret::{SecretName, SecretValue};
+use crate::serve::providers::Providers;
+use crate::serve::sealed::{Sealed, State};
+
+/// How long a lookup waits for the cache to be opened: less than psi-secret's own patience.
+pub const OPENING_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a failed provider call answers further lookups of the same value.
+const FAILURE_MEMORY: Duration = Duration::from_secs(2);
+
+/// A value, still where it lies.
+pub enum Found {
+    /// In the opened cache.
+    Sealed(Arc<Saved>, Range<usize>),
+    /// In the memory of this process only.
+    Live(Arc<SecretValue>),
+}
+
+impl AsRef<[u8]> for Found {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Found::Sealed(saved, range) => saved.table.value(range.clone()),
+            Found::Live(value) => value.expose(),
+        }
+    }
+}
+
+/// Why there is no value.
+#[derive(Debug)]
+pub enum Missing {
+    /// No mapping has that name.
+    NoMapping,
+    /// The state directory's file cannot be used.
+    Unusable(Error),
+    /// The provider did not give it.
+    Provider(Arc<Error>),
+}
+
+/// How lookups went since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Answered from memory.
+    pub hits: AtomicU64,
+    /// Answered by a provider.
+    pub live: AtomicU64,
+    /// Not answered.
+    pub failed: AtomicU64,
+}
+
+/// Answers lookups.
+pub struct Lookups {
+    store: Arc<Store>,
+    sealed: Arc<Sealed>,
+    providers: RwLock<Arc<Providers>>,
+    known: Mutex<HashMap<SecretName, Known>>,
+    memory: Arc<Mutex<Memory>>,
+    /// How they went.
+    pub counters: Counters,
+}
+
+/// A mapping that was read before.
+struct Known {
+    stamp: Stamp,
+    mapping: Arc<Mapping>,
+    entry: Option<(Weak<Cache>, EntryKey)>,
+}
+
+type Outcome = Result<Arc<SecretValue>, Arc<Error>>;
+
+/// What providers said, beside the cache.
+#[derive(Default)]
+struct Memory {
+    learned: HashMap<Arc<Mapping>, Arc<SecretValue>>,
+    failed: HashMap<Arc<Mapping>, (Instant, Arc<Error>)>,
+    flights: HashMap<Arc<Mapping>, watch::Receiver<Option<Outcome>>>,
+    /// Counts each provider's hand-overs and invalidations: what was asked for before one is not
+    /// remembered after it.
+    epochs: HashMap<ProviderName, u64>,
+}
+
+impl Memory {
+    fn epoch(&self, provider: ProviderName) -> u64 {
+        self.epochs.get(&provider).copied().unwrap_or_default()
+    }
+
+    fn recent_failure(&mut self, mapping: &Mapping) -> Option<Arc<Error>> {
+        self.failed
+            .retain(|_, (since, _)| since.elapsed() < FAILURE_MEMORY);
+        self.failed.get(mapping).map(|(_, error)| Arc::clone(error))
+    }
+}
+
+impl Lookups {
+    /// Lookups of what `store` maps, from `sealed` and, failing that, from `providers`.
+    pub fn new(store: Arc<Store>, sealed: Arc<Sealed>, providers: Providers) -> Self {
+        Self {
+            store,
+            sealed,
+            providers: RwLock::new(Arc::new(providers)),
+            known: Mutex::default(),
+            memory: Arc::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The providers in use.
+    pub fn providers(&self) -> Arc<Providers> {
+        Arc::clone(
+            &self
+                .providers
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// Uses other providers from now on.
+    pub fn use_providers(&self, providers: Providers) {
+        let mut current = self
+            .providers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(providers);
+    }
+
+    /// The value that `name` stands for.
+    ///
+    /// # Errors
+    /// Why there is none; never a value in its place.
+    pub async fn lookup(&self, name: &SecretName) -> Result<Found, Missing> {
+        let found = self.find(name).await;
+        let counter = match &found {
+            Ok((_, counter)) => counter,
+            Err(_) => &self.counters.failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        found.map(|(found, _)| found)
+    }
+
+    async fn find(&self, name: &SecretName) -> Result<(Found, &AtomicU64), Missing> {
+        let mapping = self.mapping(name)?;
+        let state = self.sealed.settled(OPENING_PATIENCE).await;
+        if let State::Open(cache) = &state {
+            let key = self.entry_key(name, &mapping, cache);
+            let saved = cache.current();
+            if let Some(range) = saved.table.find(&key) {
+                return Ok((Found::Sealed(saved, range), &self.counters.hits));
+            }
+        }
+        if let Some(value) = self.memory().learned.get(&mapping) {
+            return Ok((Found::Live(Arc::clone(value)), &self.counters.hits));
+        }
+        let remember = !matches!(state, State::Off);
+        match self.live(mapping, remember).await {
+            Ok(value) => Ok((Found::Live(value), &self.counters.live)),
+            Err(error) => Err(Missing::Provider(error)),
+        }
+    }
+
+    /// The mapping called `name`: read once, and again when its file has changed.
+    fn mapping(&self, name: &SecretName) -> Result<Arc<Mapping>, Missing> {
+        let stamp = self.store.stamp(name).map_err(Missing::Unusable)?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(stamp), Some(known)) = (stamp, known.get(name))
+            && known.stamp == stamp
+        {
+            return Ok(Arc::clone(&known.mapping));
+        }
+        known.remove(name);
+        let (stamp, mapping) = self
+            .store
+            .get(name)
+            .map_err(Missing::Unusable)?
+            .ok_or(Missing::NoMapping)?;
+        let mapping = Arc::new(mapping);
+        let fresh = Known {
+            stamp,
+            mapping: Arc::clone(&mapping),
+            entry: None,
+        };
+        known.insert(name.clone(), fresh);
+        Ok(mapping)
+    }
+
+    /// The entry of `mapping` in `cache`, computed once per name and cache.
+    fn entry_key(&self, name: &SecretName, mapping: &Mapping, cache: &Arc<Cache>) -> EntryKey {
+        let cache_now = Arc::downgrade(cache);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.get_mut(name).filter(|k| *k.mapping == *mapping);
+        if let Some(Known {
+            entry: Some((of, key)),
+            ..
+        }) = &known
+            && of.ptr_eq(&cache_now)
+        {
+            return *key;
+        }
+        let key = cache.keyer().entry_key(mapping);
+        if let Some(known) = known {
+            known.entry = Some((cache_now, key));
+        }
+        key
+    }
+
+    /// Asks the provider, or joins whoever is asking for the same already.
+    async fn live(&self, mapping: Arc<Mapping>, remember: bool) -> Outcome {
+        let mut flight = {
+            let mut memory = self.memory();
+            if let Some(error) = memory.recent_failure(&mapping) {
+                return Err(error);
+            }
+            match memory.flights.get(&mapping) {
+                Some(flight) => flight.clone(),
+                None => self.take_off(&mut memory, &mapping, remember),
+            }
+        };
+        match flight.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(outcome)) => outcome.clone(),
+            _ => Err(Arc::new(Error::new(
+                Kind::Internal,
+                "the provider call broke off",
+            ))),
+        }
+    }
+
+    /// Starts the call as a task of its own: it ends even if all who wait for it go away.
+    fn take_off(
+        &self,
+        memory: &mut Memory,
+        mapping: &Arc<Mapping>,
+        remember: bool,
+    ) -> watch::Receiver<Option<Outcome>> {
+        let (landed, flight) = watch::channel(None);
+        memory.flights.insert(Arc::clone(mapping), flight.clone());
+        let epoch = memory.epoch(mapping.provider());
+        let providers = self.providers();
+        let shared = Arc::clone(&self.memory);
+        let mapping = Arc::clone(mapping);
+        tokio::spawn(async move {
+            let outcome = providers
+                .lookup(&mapping)
+                .await
+                .map(Arc::new)
+                .map_err(Arc::new);
+            let mut memory = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            memory.flights.remove(&mapping);
+            match &outcome {
+                Ok(value) if remember && memory.epoch(mapping.provider()) == epoch => {
+                    memory.learned.insert(mapping, Arc::clone(value));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let failure = (Instant::now(), Arc::clone(error));
+                    memory.failed.insert(mapping, failure);
+                }
+            }
+            drop(memory);
+            landed.send_replace(Some(outcome));
+        });
+        flight
+    }
+
+    /// Forgets what was learned live from `provider`: it has handed over all it has.
+    pub fn forget_provider(&self, provider: ProviderName) {
+        let mut memory = self.memory();
+        *memory.epochs.entry(provider).or_default() += 1;
+        memory.learned.retain(|m, _| m.provider() != provider);
+        memory.failed.retain(|m, _| m.provider() != provider);
+    }
+
+    /// Drops the value of `name` from the cache and from memory. Says whether there was one.
+    ///
+    /// # Errors
+    /// [`Missing`] if nothing has that name, else what [`Sealed::invalidate`] says.
+    pub async fn invalidate(&self, name: &SecretName) -> Result<Result<bool>, Missing> {
+        let mapping = self.mapping(name)?;
+        let sealed = match self.sealed.invalidate(&mapping).await {
+            Ok(sealed) => sealed,
+            Err(error) => return Ok(Err(error)),
+        };
+        let mut memory = self.memory();
+        *memory.epochs.entry(mapping.provider()).or_default() += 1;
+        let learned = memory.learned.remove(&mapping).is_some();
+        Ok(Ok(sealed || learned))
+    }
+
+    /// Whether the sealed cache has the value of `mapping`.
+    pub fn is_sealed(&self, mapping: &Mapping) -> bool {
+        match self.sealed.state() {
+            State::Open(cache) => {
+                let key = cache.keyer().entry_key(mapping);
+                cache.current().table.find(&key).is_some()
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether `name` has a mapping whose value the sealed cache has.
+    pub fn name_is_sealed(&self, name: &SecretName) -> bool {
+        self.mapping(name).is_ok_and(|m| self.is_sealed(&m))
+    }
+
+    /// How many values are in memory only.
+    pub fn learned(&self) -> usize {
+        self.memory().learned.len()
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,223 @@
+//! psi-serve: answers lookups over a Unix socket and keeps the sealed cache.
+//!
+//! It accepts at once; lookups wait while the cache is being opened. It ends on SIGTERM, once
+//! what is in flight is answered, and reads its configuration again on SIGHUP.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{error, info};
+
+use crate::cache::Lock;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::mapping::{ProviderName, Store};
+use crate::protector::Credential;
+use crate::provider::Provider;
+use crate::systemd::{self, Credentials};
+
+mod access;
+mod connections;
+mod http;
+mod lookup;
+mod providers;
+mod sealed;
+mod socket;
+mod status;
+
+use access::Access;
+use connections::Connections;
+use lookup::Lookups;
+use providers::Providers;
+use sealed::Sealed;
+use socket::Sockets;
+use status::Status;
+
+/// How often the status line is brought up to date.
+const STATUS_EVERY: Duration = Duration::from_secs(30);
+
+/// How long a psi-cachectl command may hold the state directory's lock before psi-serve gives up.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How psi-serve gets what it does not have itself.
+pub struct Environment {
+    /// Reads the configuration, at the start and at each reload.
+    pub load_config: Box<dyn Fn() -> Result<Config> + Send + Sync>,
+    /// Opens a configured provider.
+    pub open_provider: OpenProvider,
+    /// What systemd delivered.
+    pub credentials: Credentials,
+}
+
+/// Opens one of a configuration's providers.
+pub type OpenProvider =
+    Box<dyn Fn(&Config, ProviderName) -> Result<Box<dyn Provider>> + Send + Sync>;
+
+/// Everything that a request needs.
+pub struct Server {
+    store: Arc<Store>,
+    sealed: Arc<Sealed>,
+    lookups: Lookups,
+    access: RwLock<Arc<Access>>,
+}
+
+impl Server {
+    fn new(config: &Config, environment: &Environment) -> Result<Self> {
+        let store = Arc::new(Store::open(&config.state_dir)?);
+        let credential = Credential::delivered(environment.credentials.directory.clone());
+        let sealed = Arc::new(Sealed::new(&config.cache, credential));
+        let providers = open_providers(config, environment);
+        Ok(Self {
+            lookups: Lookups::new(Arc::clone(&store), Arc::clone(&sealed), providers),
+            access: RwLock::new(Arc::new(access(config, &environment.credentials)?)),
+            store,
+            sealed,
+        })
+    }
+
+    fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn status(&self) -> Status {
+        Status::of(self)
+    }
+
+    /// Takes over what may change while it runs: providers, users, tokens. A cache that is closed
+    /// is tried again.
+    async fn reload(&self, environment: &Environment) -> Result<()> {
+        let config = (environment.load_config)()?;
+        let access_now = access(&config, &environment.credentials)?.replacing(&self.access());
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access_now);
+        self.lookups
+            .use_providers(open_providers(&config, environment));
+        self.sealed.open().await;
+        Ok(())
+    }
+}
+
+fn open_providers(config: &Config, environment: &Environment) -> Providers {
+    let configured = ProviderName::ALL
+        .into_iter()
+        .filter(|name| config.providers.has(*name));
+    Providers::open(configured, config.lookup_timeout, |name| {
+        (environment.open_provider)(config, name)
+    })
+}
+
+fn access(config: &Config, credentials: &Credentials) -> Result<Access> {
+    let configured = || {
+        let token = config.socket_token.as_ref();
+        token.map(|t| crate::secret::SecretValue::new(t.expose().to_vec()))
+    };
+    let token = credentials.read("psi-socket-token")?.or_else(configured);
+    let own_uid = rustix::process::geteuid().as_raw();
+    Ok(Access::new(own_uid, config.allowed_uids.clone(), token))
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from starting: another psi-serve, the state directory, the socket.
+pub fn run(config: &Config, environment: &Environment) -> Result<()> {
+    let failed = |e| Error::io("cannot start the event loop", e);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let outcome = runtime.block_on(serve(config, environment));
+    // A device that hangs must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn serve(config: &Config, environment: &Environment) -> Result<()> {
+    let server = Arc::new(Server::new(config, environment)?);
+    let _lock = Lock::acquire_within(&config.state_dir, LOCK_PATIENCE)?;
+    let sockets = Sockets::take(&config.socket)?;
+    let mut signals = Signals::new()?;
+    let (stop, stopping) = watch::channel(false);
+    let connections = Connections::accept(&sockets, &server, &stopping)?;
+    let opening = {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move {
+            server.sealed.open().await;
+            let status = server.status().line();
+            info!("ready: {status}");
+            systemd::notify_ready(&status);
+        })
+    };
+    let watchdog = tokio::spawn(watch_over(Arc::clone(&server)));
+    while let Event::Reload = signals.next().await {
+        reload(&server, environment).await;
+    }
+    info!("stopping; what is in flight is answered first");
+    systemd::notify_stopping();
+    watchdog.abort();
+    stop.send_replace(true);
+    connections.finish().await;
+    opening.abort();
+    Ok(())
+}
+
+async fn reload(server: &Server, environment: &Environment) {
+    systemd::notify_reloading();
+    match server.reload(environment).await {
+        Ok(()) => info!("the configuration was read again"),
+        Err(e) => error!(
+            "the configuration stays as it was: {e}; next: {}",
+            e.next_step().unwrap_or("correct it and reload again")
+        ),
+    }
+    systemd::notify_ready(&server.status().line());
+}
+
+/// Keeps systemd's watchdog and status line up to date, from the loop that answers lookups.
+async fn watch_over(server: Arc<Server>) {
+    let mut ping = tokio::time::interval(systemd::watchdog_interval().unwrap_or(STATUS_EVERY));
+    let mut last = String::new();
+    loop {
+        ping.tick().await;
+        if systemd::watchdog_interval().is_some() {
+            systemd::watchdog_ping();
+        }
+        let line = server.status().line();
+        if line != last {
+            systemd::notify_status(&line);
+            last = line;
+        }
+    }
+}
+
+enum Event {
+    Reload,
+    Stop,
+}
+
+/// The signals that concern us. As process 1 of a container they work only because we ask.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let on = |kind| signal(kind).map_err(|e| Error::io("cannot handle signals", e));
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Event {
+        tokio::select! {
+            _ = self.terminate.recv() => Event::Stop,
+            _ = self.interrupt.recv() => Event::Stop,
+            _ = self.hangup.recv() => Event::Reload,
+        }
+    }
+}
