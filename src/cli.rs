@@ -52,8 +52,9 @@ pub fn parse<T: Parser>() -> T {
 }
 
 /// Starts logging: to the journal where stderr is the journal, else to stderr. `PSI_LOG` sets the
-/// level: error, warn, info (the default) or debug.
+/// level: error, warn, info (the default) or debug. The first call of every program.
 pub fn init_logging() {
+    crate::protector::silence_tss2();
     let wanted = std::env::var("PSI_LOG").unwrap_or_default();
     let level = match wanted.as_str() {
         "error" => LevelFilter::ERROR,

@@ -379,7 +379,7 @@ impl Backend {
 }
 
 /// `cache.tpm`
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TpmConfig {
     /// libtss2's name of the device.
     pub tcti: String,

@@ -9,12 +9,16 @@ use aws_lc_rs::rand;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::config::Backend;
+use crate::config::{Backend, TpmConfig};
 use crate::error::{Error, Kind, Result};
 
 mod credential;
+mod recovery;
+mod tpm2;
 
 pub use credential::{CREDENTIAL_NAME, Credential, SealOptions};
+pub use recovery::{Recovery, RecoveryKey};
+pub use tpm2::{Tpm2, silence_tss2};
 
 /// The kinds of slots, in the order in which they are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -41,8 +45,9 @@ impl fmt::Display for SlotKind {
     }
 }
 
-/// 32 random bytes, wiped when dropped and never printed.
-pub struct Key(Zeroizing<[u8; 32]>);
+/// 32 random bytes, wiped when dropped and never printed. They stay in one place: moving a key
+/// about leaves no copies behind.
+pub struct Key(Box<Zeroizing<[u8; 32]>>);
 
 impl Key {
     /// A new key from the system's random source.
@@ -50,7 +55,7 @@ impl Key {
     /// # Errors
     /// [`Kind::Internal`] if there is no randomness to be had.
     pub fn generate() -> Result<Self> {
-        let mut bytes = Zeroizing::new([0; 32]);
+        let mut bytes = Box::new(Zeroizing::new([0; 32]));
         rand::fill(bytes.as_mut_slice()).map_err(|_| {
             Error::new(Kind::Internal, "the system's random source gave no bytes")
                 .hint("see `journalctl -k` for the kernel's random number generator")
@@ -60,7 +65,7 @@ impl Key {
 
     /// Takes over exactly 32 bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut key = Zeroizing::new([0; 32]);
+        let mut key = Box::new(Zeroizing::new([0; 32]));
         if bytes.len() != key.len() {
             return None;
         }
@@ -101,17 +106,43 @@ pub trait Protector: Send {
     fn unseal(&self, fields: &SlotFields) -> Result<Key>;
 }
 
-/// The protectors that `backend` stands for, in the order in which they are tried.
+/// The protectors that may open a cache whose backend is `backend`.
 ///
 /// # Errors
 /// [`Kind::Config`] for a backend that this version can't use.
-pub fn open(backend: Backend, credential: Credential) -> Result<Vec<Box<dyn Protector>>> {
+pub fn to_open(
+    backend: Backend,
+    credential: Credential,
+    tpm: &TpmConfig,
+) -> Result<Vec<Box<dyn Protector>>> {
     match backend {
-        Backend::Tpm => Ok(vec![Box::new(credential)]),
-        Backend::Hsm => Err(Error::new(
-            Kind::Config,
-            "cache.backend `hsm` can't be used in this version",
-        )
-        .hint("set `cache.backend: tpm`, which uses the credential that systemd-creds seals")),
+        Backend::Tpm => Ok(vec![
+            Box::new(credential),
+            Box::new(Tpm2::from(tpm)),
+            Box::new(Recovery::not_entered()),
+        ]),
+        Backend::Hsm => Err(no_hsm()),
     }
 }
+
+/// The protectors that a new cache whose backend is `backend` gets a slot for.
+///
+/// # Errors
+/// As [`to_open`].
+pub fn to_create(backend: Backend, credential: Credential) -> Result<Vec<Box<dyn Protector>>> {
+    match backend {
+        Backend::Tpm => Ok(vec![Box::new(credential)]),
+        Backend::Hsm => Err(no_hsm()),
+    }
+}
+
+fn no_hsm() -> Error {
+    Error::new(
+        Kind::Config,
+        "cache.backend `hsm` can't be used in this version",
+    )
+    .hint("set `cache.backend: tpm`, which uses the credential that systemd-creds seals")
+}
+
+#[cfg(test)]
+mod tests;

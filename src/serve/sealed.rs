@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::cache::{Attempt, Cache, Header, Opening, no_slot_opens};
-use crate::config::{Backend, CacheConfig};
+use crate::config::{Backend, CacheConfig, TpmConfig};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
 use crate::protector::{self, Credential};
@@ -66,6 +66,7 @@ pub struct Sealed {
     path: PathBuf,
     backend: Option<Backend>,
     credential: Credential,
+    tpm: TpmConfig,
     state: watch::Sender<State>,
     changing: Mutex<()>,
 }
@@ -77,6 +78,7 @@ impl Sealed {
             path: settings.path.clone(),
             backend: settings.backend.filter(|_| settings.enabled),
             credential,
+            tpm: settings.tpm.clone(),
             state: watch::Sender::new(State::Opening),
             changing: Mutex::new(()),
         }
@@ -120,9 +122,11 @@ impl Sealed {
             self.state.send_replace(State::Off);
             return;
         };
-        let (path, credential) = (self.path.clone(), self.credential.clone());
+        let (path, credential, tpm) =
+            (self.path.clone(), self.credential.clone(), self.tpm.clone());
         let opening =
-            blocking(move || Cache::open(&path, &protector::open(backend, credential)?)).await;
+            blocking(move || Cache::open(&path, &protector::to_open(backend, credential, &tpm)?))
+                .await;
         self.state.send_replace(self.outcome(opening));
     }
 
@@ -204,7 +208,7 @@ impl Sealed {
             (self.path.clone(), self.credential.clone(), self.backend);
         move || {
             let backend = backend.ok_or_else(|| not_open(&State::Off))?;
-            let protectors = protector::open(backend, credential)?;
+            let protectors = protector::to_create(backend, credential)?;
             let (cache, aside) = Cache::init(&path, &protectors, force)?;
             info!("{} was created", path.display());
             if let Some(aside) = aside {
