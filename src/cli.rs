@@ -1,6 +1,7 @@
 //! What all of PSI's programs do alike: logging, reading the configuration, the end.
 
 use std::future::Future;
+use std::io::Write;
 use std::os::linux::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -94,6 +95,18 @@ fn journal() -> Option<tracing_journald::Layer> {
     Some(layer.with_priority_mappings(priorities))
 }
 
+/// Writes a result to stdout.
+///
+/// # Errors
+/// [`Kind::Io`] if it can't be written, e.g. because nobody reads it.
+pub fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    written.map_err(|e| Error::io("cannot write to stdout", e))
+}
+
 /// Runs `work` to its end.
 ///
 /// # Errors
@@ -120,8 +133,9 @@ pub fn exit(program: &str, outcome: Result<u8>) -> ExitCode {
     }
 }
 
-/// What comes from outside must not move the cursor or start a line of its own.
-fn one_line(error: &Error) -> String {
+/// The error's text on one line: what comes from outside must not move the cursor or start a
+/// line of its own.
+pub fn one_line(error: &Error) -> String {
     let text = error.to_string();
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(plain).collect()

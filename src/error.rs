@@ -122,6 +122,17 @@ impl Error {
         self.hint.as_deref()
     }
 
+    /// The same once more, for another who waits for the same thing.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self {
+            kind: self.kind,
+            what: self.to_string(),
+            hint: self.hint.clone(),
+            source: None,
+        }
+    }
+
     /// The exit status of a program that ends with this error.
     pub fn exit_code(&self) -> u8 {
         self.kind.exit_code()

@@ -22,6 +22,10 @@ pub mod client;
 pub mod config;
 /// What happened, what to do next, and the exit code that says so.
 pub mod error;
+/// Files that are replaced whole.
+pub mod file;
+/// Locks that are files.
+pub mod lock;
 /// Where a secret's value is: the only thing Podman's store holds.
 pub mod mapping;
 /// Podman's secrets, over its REST API.
@@ -34,6 +38,8 @@ pub mod provider;
 pub mod secret;
 /// psi-serve: answers lookups and keeps the sealed cache.
 pub mod serve;
+/// psi-setup: fetches, hands over, registers with Podman, writes drop-ins.
+pub mod setup;
 /// What systemd gives a service, and what a service tells systemd.
 pub mod systemd;
 /// The JSON bodies on the socket.

@@ -54,7 +54,8 @@ pub struct Secret {
     pub driver: String,
     /// The driver's options; for `shell` its four commands.
     pub options: BTreeMap<String, String>,
-    /// What it was labelled with at its registration.
+    /// What it was labelled with at its registration. Podman 4.3 keeps labels and does not list
+    /// them: nothing is known of them then.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -99,40 +100,19 @@ impl Podman {
         })
     }
 
-    /// Every secret, by name.
-    ///
-    /// One request where Podman lists labels. Podman 4.3 keeps them and doesn't list them: where
-    /// no secret has any in the list, each one of the shell driver is asked for by itself.
+    /// Every secret, by name, with one request.
     ///
     /// # Errors
     /// [`Kind::Unreachable`] or [`Kind::Denied`] if the socket can't be used, [`Kind::Config`] if
     /// Podman is too old, [`Kind::BadAnswer`] if something else answers there.
     pub async fn secrets(&self) -> Result<Vec<Secret>> {
         let doing = "cannot list Podman's secrets";
-        let answer = self
-            .ask(doing, Method::GET, url("json", &[])?, None)
-            .await?;
-        let mut listed: Vec<Listed> = self.expect(doing, &answer)?;
-        if listed.iter().all(|secret| secret.spec.labels.is_none()) {
-            for secret in listed.iter_mut().filter(|s| s.spec.driver.name == DRIVER) {
-                secret.spec.labels = self.labels(&secret.id).await?;
-            }
-        }
+        let url = url("json", &[])?;
+        let answer = self.ask(doing, Method::GET, url, None).await?;
+        let listed: Vec<Listed> = self.expect(doing, &answer)?;
         let mut secrets: Vec<Secret> = listed.into_iter().map(Secret::from).collect();
         secrets.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(secrets)
-    }
-
-    /// The labels of the secret `id`; none if it went meanwhile.
-    async fn labels(&self, id: &str) -> Result<Option<BTreeMap<String, String>>> {
-        let doing = format!("cannot read the labels of secret {}", quote_name(id));
-        let url = url(&format!("{}/json", SecretId::parse(id)?.as_str()), &[])?;
-        let answer = self.ask(&doing, Method::GET, url, None).await?;
-        if answer.says_gone() {
-            return Ok(None);
-        }
-        let inspected: Listed = self.expect(&doing, &answer)?;
-        Ok(inspected.spec.labels)
     }
 
     /// Registers a secret and returns its id. The driver's `store` gets the payload.

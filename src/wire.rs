@@ -149,8 +149,17 @@ pub struct Check {
 pub struct Checked {
     /// Whether each mapping's value is sealed in the cache.
     pub mappings: Vec<bool>,
-    /// Whether each id has a mapping whose value is sealed in the cache.
-    pub ids: Vec<bool>,
+    /// What each id stands for.
+    pub ids: Vec<CheckedId>,
+}
+
+/// What is known of an id or name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckedId {
+    /// [`Mapping::digest`] of its mapping; nothing if it has none that is usable.
+    pub digest: Option<String>,
+    /// Whether its value is sealed in the cache.
+    pub sealed: bool,
 }
 
 /// `POST /cache/invalidate`: drop one value, so that the next lookup is live.

@@ -114,15 +114,18 @@ fn a_registered_secret_comes_back_as_it_was_given() {
     }))
     .unwrap();
 
-    let expected = Secret {
-        id: id.clone(),
-        name: "app--KEY_1.x".into(),
-        driver: "shell".into(),
-        options,
-        labels,
-    };
-    assert_eq!(only(&podman), expected);
+    let secret = only(&podman);
+    assert_eq!((&*secret.id, &*secret.name), (&*id, "app--KEY_1.x"));
+    assert_eq!((&*secret.driver, secret.options), ("shell", options));
+    assert_eq!(labels_of(&service, "app--KEY_1.x"), labels);
     assert_eq!(fs::read(stored(&file_driver, &id)).unwrap(), payload);
+}
+
+/// As Podman keeps them; version 4.3 does not list them.
+fn labels_of(service: &Service, name: &str) -> Map {
+    let output = service.run(&["secret", "inspect", name]);
+    let inspected: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();
+    serde_json::from_value(inspected[0]["Spec"]["Labels"].clone()).unwrap()
 }
 
 #[test]
@@ -157,7 +160,6 @@ fn secrets_are_listed_by_name_with_those_that_are_not_ours() {
     let all = secrets(&podman);
     let names: Vec<_> = all.iter().map(|s| (&*s.name, &*s.driver)).collect();
     assert_eq!(names, [("a", "shell"), ("b", "shell"), ("c", "file")]);
-    assert_eq!(all[2].labels, Map::new());
 }
 
 #[test]
@@ -216,7 +218,10 @@ fn a_replaced_secret_keeps_its_name_and_gets_a_new_id() {
     let new = only(&podman);
     assert_ne!(new.id, old.id);
     assert_eq!((&*new.id, &*new.name), (&*id, "app--KEY"));
-    assert_eq!(new.labels, map(&[("psi.workload", "replaced")]));
+    assert_eq!(
+        labels_of(&service, "app--KEY"),
+        map(&[("psi.workload", "replaced")])
+    );
     assert!(!stored(&file_driver, &old.id).exists());
     assert_eq!(fs::read(stored(&file_driver, &id)).unwrap(), b"new");
 }
@@ -331,23 +336,16 @@ fn a_podman_that_is_not_running_is_unreachable_and_says_how_to_start_it() {
 }
 
 #[test]
-fn a_list_is_one_request_and_one_more_for_each_secret_whose_labels_it_lacks() {
+fn a_list_is_one_request_however_many_secrets_there_are() {
     let service = Service::start();
     let proxy = Proxy::start(&service.socket(), &service.dir().join("proxy.sock"));
     let podman = client(proxy.socket());
-    let list = "GET /v4.0.0/libpod/secrets/json";
-    let mine = service.dir().join("mine");
-    fs::write(&mine, "x").unwrap();
-    stdout(&service.run(&["secret", "create", "mine", mine.to_str().unwrap()]));
-    secrets(&podman);
-    assert_eq!(proxy.requests(), [list]);
-
     let options = options(&service.file_driver());
-    let id = create(&podman, "app--KEY", b"x", &options).unwrap();
+    create(&podman, "a", b"x", &options).unwrap();
+    create(&podman, "b", b"x", &options).unwrap();
     proxy.clear();
-    assert_eq!(secrets(&podman)[0].labels, map(&[("psi.workload", "app")]));
-    let one_more = format!("GET /v4.0.0/libpod/secrets/{id}/json");
-    assert_eq!(proxy.requests(), [list, &one_more]);
+    assert_eq!(secrets(&podman).len(), 2);
+    assert_eq!(proxy.requests(), ["GET /v4.0.0/libpod/secrets/json"]);
 }
 
 /// Answers that another version of Podman would give, one a connection, in this order.
@@ -407,20 +405,6 @@ fn a_podman_that_lists_labels_is_asked_once() {
         server.requests(),
         ["GET /v4.0.0/libpod/secrets/json HTTP/1.1"]
     );
-}
-
-#[test]
-fn a_secret_that_goes_while_it_is_listed_is_no_error() {
-    let listed = LISTED.replace(r#"{"a":"b"}"#, "null");
-    let gone = r#"{"cause":"no such secret","message":"no secret with name or id \"x\": no such secret","response":404}"#;
-    let server = Scripted::play(vec![
-        answer(200, "4.3.1", &listed),
-        answer(404, "4.3.1", gone),
-        answer(404, "4.3.1", gone),
-    ]);
-    let all = secrets(&server.client());
-    assert!(all.iter().all(|secret| secret.labels.is_empty()), "{all:?}");
-    assert_eq!(server.requests().len(), 3);
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod section;
 mod span;
 
 use node::{At, Key, Node, Value};
+pub use read::is_plain;
 use section::File;
 
 /// Largest configuration, in bytes.

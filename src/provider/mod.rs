@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Instant;
 
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -63,7 +64,9 @@ pub trait Provider: Send + Sync {
     /// Every secret of `source`, one per key, in the order of the keys.
     ///
     /// Nothing of an answer is handed on unless all of it is usable.
-    fn discover<'a>(&'a self, source: &'a Source) -> Answer<'a, Vec<Discovered>>;
+    /// A provider that is down or slow is asked again until `until`, and no longer; a call that
+    /// begins later fails at once, without asking.
+    fn discover<'a>(&'a self, source: &'a Source, until: Instant) -> Answer<'a, Vec<Discovered>>;
 
     /// The value that `mapping` points to.
     fn lookup<'a>(&'a self, mapping: &'a Mapping) -> Answer<'a, SecretValue>;
@@ -82,15 +85,20 @@ pub fn open(
     _credentials: FindCredential<'_>,
 ) -> Result<Box<dyn Provider>> {
     if !config.providers.has(name) {
-        let what = format!("provider {name} is not configured");
-        return Err(Error::new(Kind::Config, what).hint(format!(
-            "add `providers.{name}` to {}",
-            config.file.display()
-        )));
+        return Err(not_configured(config, name));
     }
     Err(Error::new(
         Kind::Config,
         format!("provider {name} can't be used in this version"),
     )
     .hint("the cache answers what was handed over"))
+}
+
+/// There is no `providers.<name>`.
+pub fn not_configured(config: &Config, name: ProviderName) -> Error {
+    let what = format!("provider {name} is not configured");
+    Error::new(Kind::Config, what).hint(format!(
+        "add `providers.{name}` to {}",
+        config.file.display()
+    ))
 }

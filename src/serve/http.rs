@@ -22,7 +22,7 @@ use crate::serve::Server;
 use crate::serve::access::Peer;
 use crate::serve::lookup::Missing;
 use crate::wire::{
-    Check, Checked, Failure, Init, Invalidate, Invalidated, MAX_HAND_OVER, Verified,
+    Check, Checked, CheckedId, Failure, Init, Invalidate, Invalidated, MAX_HAND_OVER, Verified,
 };
 
 /// How long a request's body may take.
@@ -351,7 +351,9 @@ async fn hand_over(
 fn check(server: &Server, body: &[u8]) -> Result<Answer, Refusal> {
     let asked: Check = parse(body)?;
     let lookups = &server.lookups;
-    let by_name = |id: &String| SecretName::parse(id).is_ok_and(|n| lookups.name_is_sealed(&n));
+    let by_name = |id: &String| {
+        SecretName::parse(id).map_or_else(|_| CheckedId::default(), |name| lookups.check(&name))
+    };
     Ok(json(&Checked {
         mappings: asked
             .mappings

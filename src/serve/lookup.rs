@@ -18,6 +18,7 @@ use crate::mapping::{Mapping, ProviderName, Stamp, Store};
 use crate::secret::{SecretName, SecretValue};
 use crate::serve::providers::Providers;
 use crate::serve::sealed::{Sealed, State};
+use crate::wire::CheckedId;
 
 /// How long a lookup waits for the cache to be opened: less than psi-secret's own patience.
 pub const OPENING_PATIENCE: Duration = Duration::from_secs(60);
@@ -311,9 +312,15 @@ impl Lookups {
         }
     }
 
-    /// Whether `name` has a mapping whose value the sealed cache has.
-    pub fn name_is_sealed(&self, name: &SecretName) -> bool {
-        self.mapping(name).is_ok_and(|m| self.is_sealed(&m))
+    /// What `name` stands for, and whether the sealed cache has its value.
+    pub fn check(&self, name: &SecretName) -> CheckedId {
+        match self.mapping(name) {
+            Ok(mapping) => CheckedId {
+                digest: Some(mapping.digest()),
+                sealed: self.is_sealed(&mapping),
+            },
+            Err(_) => CheckedId::default(),
+        }
     }
 
     /// How many values are in memory only.

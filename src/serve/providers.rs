@@ -116,12 +116,13 @@ fn too_slow(name: ProviderName, timeout: Duration) -> Error {
 mod tests {
     use super::*;
     use crate::provider::{Answer, Discovered, Source};
+    use std::time::Instant;
 
     /// Answers `value`, or never.
     struct Stub(Option<&'static str>);
 
     impl Provider for Stub {
-        fn discover<'a>(&'a self, _: &'a Source) -> Answer<'a, Vec<Discovered>> {
+        fn discover<'a>(&'a self, _: &'a Source, _: Instant) -> Answer<'a, Vec<Discovered>> {
             Box::pin(async { Ok(Vec::new()) })
         }
         fn lookup<'a>(&'a self, _: &'a Mapping) -> Answer<'a, SecretValue> {
