@@ -12,6 +12,8 @@ use super::*;
 use crate::config::Environment;
 use crate::mapping::ProviderName;
 
+mod tls;
+
 /// What the server does with one request.
 enum Reply {
     /// Writes these bytes, then closes.
@@ -729,6 +731,47 @@ async fn a_path_in_front_of_the_api_is_kept() {
     let [login, asked] = server.requests().try_into().unwrap();
     assert!(login.starts_with("POST /secrets/api/v1/auth/universal-auth/login "));
     assert!(asked.starts_with("GET /secrets/api/v4/secrets/A?"));
+}
+
+/// What is logged, for a look at it later.
+#[derive(Clone, Default)]
+struct Journal(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Journal {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_reference_that_was_left_and_an_empty_folder_are_logged_without_values() {
+    let journal = Journal::default();
+    let writer = journal.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let left = A.replace("MARK-a", "MARK ${MARK}");
+    let server = Scripted::play([listing(&left), listing("")]).await;
+    let provider = open(&server);
+    let found = discover(&provider, soon()).await.unwrap();
+    assert_eq!(found[0].value.expose(), b"MARK ${MARK}");
+    assert_eq!(discover(&provider, soon()).await.unwrap().len(), 0);
+    let logged = String::from_utf8(journal.0.lock().unwrap().clone()).unwrap();
+    assert!(
+        logged.contains("the value of \"A\" in /app of project p"),
+        "{logged}"
+    );
+    assert!(
+        logged.contains("folder /app of project p has no secrets"),
+        "{logged}"
+    );
+    assert!(!logged.contains("MARK"), "{logged}");
 }
 
 #[tokio::test]
