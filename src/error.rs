@@ -112,17 +112,18 @@ impl Error {
         self
     }
 
-    /// The class of failure.
-    pub fn kind(&self) -> Kind {
-        self.kind
+    /// This error as the cause of a failed `what`; kind and next step stay.
+    #[must_use]
+    pub fn during(self, what: impl Into<String>) -> Self {
+        Self {
+            kind: self.kind,
+            what: what.into(),
+            hint: self.hint.clone(),
+            source: Some(Box::new(self)),
+        }
     }
 
-    /// The next step, if one is known.
-    pub fn next_step(&self) -> Option<&str> {
-        self.hint.as_deref()
-    }
-
-    /// The same once more, for another who waits for the same thing.
+    /// The same once more, for another who waits for the outcome; the causes become text.
     #[must_use]
     pub fn again(&self) -> Self {
         Self {
@@ -131,6 +132,16 @@ impl Error {
             hint: self.hint.clone(),
             source: None,
         }
+    }
+
+    /// The class of failure.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The next step, if one is known.
+    pub fn next_step(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
     /// The exit status of a program that ends with this error.
@@ -167,5 +178,16 @@ mod tests {
         );
         assert_eq!(error.next_step(), Some("create it"));
         assert_eq!(error.exit_code(), 74);
+    }
+
+    #[test]
+    fn a_wrapped_or_repeated_error_keeps_its_kind_and_next_step() {
+        let inner = Error::new(Kind::Denied, "no access").hint("grant it");
+        let outer = inner.during("cannot list /app");
+        for error in [outer.again(), outer] {
+            assert_eq!(error.to_string(), "cannot list /app: no access");
+            assert_eq!(error.kind(), Kind::Denied);
+            assert_eq!(error.next_step(), Some("grant it"));
+        }
     }
 }
