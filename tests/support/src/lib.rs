@@ -1,1 +1,3 @@
 //! What the tests and the demo run against.
+
+pub mod infisical;
