@@ -33,7 +33,7 @@ use guard::Guard;
 use plan::{Action, Actual, Desired, Driver, Plan};
 
 /// How long a provider that is down is asked again while something is missing.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long it is asked while everything is registered and cached: workloads wait for us.
 const PATIENCE_WHEN_SERVED: Duration = Duration::from_secs(10);

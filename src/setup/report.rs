@@ -218,7 +218,7 @@ impl Report {
         for workload in &self.workloads {
             let name = &workload.workload;
             if let Some(failure) = &workload.failure {
-                match workload.served_from_cache {
+                match workload.exit_code() == SERVED_FROM_CACHE {
                     true => warn!(
                         "workload {name} is served from the cache: {}",
                         failure.line()
