@@ -82,7 +82,7 @@ fn write_new(directory: &rustix::fd::OwnedFd, name: &str, bytes: &[u8]) -> std::
 }
 
 /// psi-serve must be able to read what a root tool wrote.
-fn give_to_owner_of(
+pub fn give_to_owner_of(
     directory: &rustix::fd::OwnedFd,
     file: &rustix::fd::OwnedFd,
 ) -> std::io::Result<()> {

@@ -5,8 +5,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
+use crate::cache::file::give_to_owner_of;
 use crate::error::{Error, Kind, Result};
+
+const NAME: &str = ".lock";
 
 /// Held by psi-serve for life, by psi-cachectl for one operation. Released when dropped, and by
 /// the kernel when the process ends in any way.
@@ -36,13 +40,12 @@ impl Lock {
     /// [`Kind::Unreachable`] if another process has it, [`Kind::Io`] if the directory is not
     /// there or not ours to write.
     pub fn acquire(state_dir: &Path) -> Result<Self> {
-        let path = state_dir.join(".lock");
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|e| Error::io(format!("cannot open {}", path.display()), e.into()))?;
+        let path = state_dir.join(NAME);
+        let file =
+            open(state_dir).map_err(|e| Error::io(format!("cannot open {}", path.display()), e))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(
+            Err(Errno::WOULDBLOCK) => Err(Error::new(
                 Kind::Unreachable,
                 format!("another process holds {}", path.display()),
             )
@@ -51,6 +54,27 @@ impl Lock {
                 format!("cannot lock {}", path.display()),
                 e.into(),
             )),
+        }
+    }
+}
+
+/// Whoever makes the file, psi-serve must be able to open it: root gives it away, but only if it
+/// is new, since another file may have been linked in its place.
+fn open(state_dir: &Path) -> std::io::Result<OwnedFd> {
+    let directory_flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(state_dir, directory_flags, Mode::empty())?;
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match rustix::fs::openat(&directory, NAME, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {}
+        outcome => return Ok(outcome?),
+    }
+    let new = flags | OFlags::CREATE | OFlags::EXCL;
+    match rustix::fs::openat(&directory, NAME, new, Mode::RUSR | Mode::WUSR) {
+        Err(Errno::EXIST) => Ok(rustix::fs::openat(&directory, NAME, flags, Mode::empty())?),
+        outcome => {
+            let file = outcome?;
+            give_to_owner_of(&directory, &file)?;
+            Ok(file)
         }
     }
 }
