@@ -86,7 +86,8 @@ impl Lock {
     }
 }
 
-/// The lock's file. psi-serve must be able to open it too, whoever made it.
+/// The lock's file. psi-serve must be able to open it too, whoever made it: root gives it away,
+/// but only if it is new, since another file may have been linked in its place.
 fn open_or_create(state_dir: &Path) -> std::io::Result<File> {
     let directory = Directory::open(state_dir)?;
     if let Some(file) = directory.open_file(NAME.as_ref(), OFlags::RDWR)? {

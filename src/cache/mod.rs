@@ -131,6 +131,17 @@ impl Cache {
     /// # Errors
     /// What a protector says, or [`Kind::Io`] if it cannot be written.
     pub fn create(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Self> {
+        let cache = Self::unsaved(path, protectors)?;
+        cache.save(&cache.current(), &BTreeMap::new(), &Owners::default())?;
+        Ok(cache)
+    }
+
+    /// An empty cache that the first [`Cache::commit`] puts on disk: one that is refused leaves
+    /// no file behind.
+    ///
+    /// # Errors
+    /// What a protector says.
+    pub fn unsaved(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Self> {
         let data_key = Key::generate()?;
         let hmac_key = Key::generate()?;
         let mut header = Header {
@@ -156,9 +167,7 @@ impl Cache {
                 .push(Keyslot::wrap(slot, &slot_key, &data_key)?);
         }
         let table = Table::build(hmac_key.expose(), std::iter::empty())?;
-        let cache = Self::from_parts(path, data_key, Saved { header, table })?;
-        cache.save(&cache.current(), &BTreeMap::new(), &Owners::default())?;
-        Ok(cache)
+        Self::from_parts(path, data_key, Saved { header, table })
     }
 
     fn from_parts(path: &Path, data_key: Key, saved: Saved) -> Result<Self> {
@@ -254,6 +263,7 @@ impl Cache {
         let owned_before = Owners::parse(before.table.get(&EntryKey::OWNERS))?;
         let stale = now.saturating_sub(before.header.written_at) >= REMEMBER_TIME_EVERY;
         Ok(stale
+            || before.header.generation == 0
             || counts.values().any(|c| c.stored > 0)
             || !owners.same_but_for_time(&owned_before))
     }

@@ -95,6 +95,19 @@ impl Fixture {
 }
 
 #[test]
+fn an_unsaved_cache_is_on_disk_with_its_first_commit_and_not_before() {
+    let f = Fixture::new();
+    let cache = Cache::unsaved(&f.path(), &fixed(1)).unwrap();
+    let two_values = hand_over(&[("a", &[("X", "1"), ("X", "2")])]);
+    assert!(cache.commit(ProviderName::Infisical, &two_values).is_err());
+    assert!(!f.path().exists());
+    let nothing = HandOver::default();
+    let answer = cache.commit(ProviderName::Infisical, &nothing).unwrap();
+    assert_eq!(answer.generation, 1);
+    assert_eq!(opened(&f.path(), 1).current().header.generation, 1);
+}
+
+#[test]
 fn what_was_handed_over_is_there_after_a_restart() {
     let f = Fixture::new();
     drop(f.filled());
@@ -296,6 +309,24 @@ fn a_link_in_the_place_of_the_cache_is_not_followed() {
         Cache::open(&f.path(), &fixed(1)).err().unwrap().kind(),
         Kind::Io
     );
+}
+
+/// As root, which is who could make a lock that psi-serve can't open.
+#[test]
+fn a_new_lock_belongs_to_the_owner_of_its_directory_and_an_old_one_is_left_alone() {
+    use std::os::unix::fs::MetadataExt;
+    let f = Fixture::new();
+    std::os::unix::fs::chown(f.dir.path(), Some(65534), Some(65534)).unwrap();
+    let lock = f.dir.path().join(".lock");
+    drop(Lock::acquire(f.dir.path()).unwrap());
+    assert_eq!(lock.metadata().unwrap().uid(), 65534);
+    std::os::unix::fs::chown(&lock, Some(0), Some(0)).unwrap();
+    drop(Lock::acquire(f.dir.path()).unwrap());
+    assert_eq!(lock.metadata().unwrap().uid(), 0);
+    std::fs::remove_file(&lock).unwrap();
+    std::os::unix::fs::symlink("elsewhere", &lock).unwrap();
+    assert_eq!(Lock::acquire(f.dir.path()).unwrap_err().kind(), Kind::Io);
+    assert!(!f.dir.path().join("elsewhere").exists());
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::mapping::{MAX_MAPPING, ProviderName};
 use crate::secret::{SecretId, SecretName, quote_name};
 use crate::serve::Server;
 use crate::serve::access::Peer;
-use crate::serve::lookup::Missing;
+use crate::serve::lookup::{Missing, OPENING_PATIENCE};
 use crate::wire::{
     Check, Checked, Failure, Init, Invalidate, Invalidated, MAX_HAND_OVER, Verified,
 };
@@ -145,7 +145,12 @@ async fn route(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
-    let path = request.uri().path().to_owned();
+    // With the query: an id that has one is no id.
+    let path = request
+        .uri()
+        .path_and_query()
+        .map(|path| path.as_str().to_owned());
+    let path = path.unwrap_or_default();
     let mut parts = path.strip_prefix('/').unwrap_or_default().splitn(2, '/');
     let (first, rest) = (parts.next().unwrap_or_default(), parts.next());
     let method = request.method().clone();
@@ -287,7 +292,7 @@ fn parse_id(id: &str) -> Result<SecretId, Refusal> {
 
 async fn cache(server: &Arc<Server>, operation: &str, body: Incoming) -> Result<Answer, Refusal> {
     match operation {
-        "check" => check(server, &read_body(body, MAX_QUESTION).await?),
+        "check" => check(server, &read_body(body, MAX_QUESTION).await?).await,
         "invalidate" => invalidate(server, &read_body(body, MAX_QUESTION).await?).await,
         "verify" => {
             let header = server.sealed.verify().await?;
@@ -348,8 +353,9 @@ async fn hand_over(
     Ok(json(&handed_over))
 }
 
-fn check(server: &Server, body: &[u8]) -> Result<Answer, Refusal> {
+async fn check(server: &Server, body: &[u8]) -> Result<Answer, Refusal> {
     let asked: Check = parse(body)?;
+    server.sealed.settled(OPENING_PATIENCE).await;
     let lookups = &server.lookups;
     let by_name = |id: &String| SecretName::parse(id).is_ok_and(|n| lookups.name_is_sealed(&n));
     Ok(json(&Checked {
