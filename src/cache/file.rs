@@ -27,7 +27,10 @@ pub fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>> {
 /// # Errors
 /// As [`read`].
 pub fn read_start(path: &Path, limit: u64) -> Result<Option<(Zeroizing<Vec<u8>>, u64)>> {
-    let failed = |e: std::io::Error| Error::io(format!("cannot read {}", path.display()), e);
+    let failed = |e: std::io::Error| {
+        Error::io(format!("cannot read {}", path.display()), e)
+            .hint(format!("`ls -l {}` shows what is there", path.display()))
+    };
     let Some(file) = open(path).map_err(failed)? else {
         return Ok(None);
     };
