@@ -26,6 +26,8 @@ pub mod config;
 pub mod error;
 /// Where a secret's value is: the only thing Podman's store holds.
 pub mod mapping;
+/// Podman's secrets, over its REST API.
+pub mod podman;
 /// What can open the sealed cache.
 pub mod protector;
 /// Where values come from.
