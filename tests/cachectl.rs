@@ -12,13 +12,16 @@ use std::process::{Command, Output};
 use psi::cli::block_on;
 use psi::client::Client;
 use psi::mapping::{Mapping, ProviderName};
+use psi::podman::NewSecret;
 use psi::secret::SecretValue;
 use psi::wire::{Check, Entry, HandOver, WorkloadEntries};
+use psi_test_support::podman::Podman;
 use psi_test_support::psi::{Host, Service};
 use psi_test_support::swtpm::Swtpm;
 use serde_json::Value;
 
 const CACHECTL: &str = env!("CARGO_BIN_EXE_psi-cachectl");
+const DRIVER: &str = env!("CARGO_BIN_EXE_psi-secret");
 const SERVE: &str = env!("CARGO_BIN_EXE_psi-serve");
 const INIT: [&str; 3] = ["init", "--backend", "credential"];
 const FORCE: [&str; 4] = ["init", "--backend", "credential", "--force"];
@@ -35,6 +38,15 @@ impl Machine {
         let host = Host::new();
         host.write_config("providers: {local: {}}\ncache: {backend: tpm}\n");
         Self { host }
+    }
+
+    fn with_podman(podman: &Podman) -> Self {
+        let m = Self::new();
+        m.host.write_config(&format!(
+            "podman_socket: {}\nproviders: {{local: {{}}}}\ncache: {{backend: tpm}}\n",
+            podman.socket().display()
+        ));
+        m
     }
 
     fn serve(&self) -> Service {
@@ -92,6 +104,24 @@ impl Machine {
     fn map(&self, name: &str, key: &str) {
         let file = self.host.state_dir().join(name);
         fs::write(file, mapping(key).canonical()).unwrap();
+    }
+
+    /// Registers a secret with Podman, which hands its mapping to psi-serve.
+    fn register(&self, podman: &Podman, name: &str, key: &str) {
+        let socket = self.host.socket().display().to_string();
+        let option = |verb: &str| {
+            let command = format!("exec {DRIVER} {verb} --socket {socket}");
+            (verb.to_owned(), command)
+        };
+        let options = ["list", "lookup", "store", "delete"].map(option).into();
+        let new = NewSecret {
+            name,
+            payload: &mapping(key).canonical(),
+            options: &options,
+            labels: &BTreeMap::new(),
+        };
+        let client = psi::podman::Podman::new(&podman.socket()).unwrap();
+        block_on(client.create(&new)).unwrap();
     }
 
     /// Which of the two values psi-serve has.
@@ -409,7 +439,10 @@ fn aside(done: &Done) -> PathBuf {
 #[test]
 fn a_damaged_cache_and_an_older_one_are_refused_and_put_aside_by_force() {
     for (bytes, word) in [
-        (b"not a cache".as_slice(), "does not begin with PSIC"),
+        (
+            b"this is not a cache".as_slice(),
+            "does not begin with PSIC",
+        ),
         (b"PSIC\x01\x01aaaaaaaaaaaaaaaaaaaa", "version 1"),
     ] {
         let m = Machine::new();
@@ -829,7 +862,8 @@ fn a_value_is_dropped_while_psi_serve_is_down_and_stays_dropped() {
 
 #[test]
 fn an_unknown_name_is_not_found_and_drops_nothing() {
-    let m = Machine::new();
+    let podman = Podman::start();
+    let m = Machine::with_podman(&podman);
     let serve = m.serve();
     m.fill();
     let unknown = [
@@ -850,6 +884,36 @@ fn an_unknown_name_is_not_found_and_drops_nothing() {
             .says(&["podman secret ls"]);
     }
     assert_eq!(m.header()["entries"], 2);
+}
+
+#[test]
+fn the_name_that_podman_knows_a_secret_by_is_found_whether_psi_serve_runs_or_not() {
+    let podman = Podman::start();
+    let m = Machine::with_podman(&podman);
+    let serve = m.serve();
+    m.fill();
+    m.register(&podman, "myapp--A", "A");
+    m.register(&podman, "myapp--B", "B");
+    m.run(&["invalidate", "myapp--A"])
+        .ended(0)
+        .says(&["dropped the value of \"myapp--A\""]);
+    assert_eq!(m.sealed_values(), [false, true]);
+    serve.sigterm();
+    m.run(&["invalidate", "myapp--B"]).ended(0);
+    assert_eq!(m.header()["entries"], 0);
+}
+
+#[test]
+fn a_podman_that_is_away_is_named_and_ids_still_work() {
+    let mut podman = Podman::start();
+    let m = Machine::with_podman(&podman);
+    let _serve = m.serve();
+    m.fill();
+    podman.stop_service();
+    m.run(&["invalidate", "myapp--A"])
+        .ended(69)
+        .says(&["has no mapping \"myapp--A\"", "podman.sock"]);
+    m.run(&["invalidate", ID]).ended(0).says(&["dropped"]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::cachectl::owner::{self, Owner};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::mapping::Store;
+use crate::podman::Podman;
 use crate::protector::Credential;
 use crate::secret::{SecretId, SecretName, quote_name};
 use crate::wire::Invalidate;
@@ -80,9 +81,19 @@ impl Job<'_> {
 /// Podman's id of the secret that it calls `name`.
 ///
 /// # Errors
-/// [`Kind::NotFound`] if Podman has no such secret.
-async fn id_of(_config: &Config, name: &str) -> Result<SecretId> {
-    Err(unknown(name))
+/// [`Kind::NotFound`] if Podman has no such secret, or why it can't be asked.
+async fn id_of(config: &Config, name: &str) -> Result<SecretId> {
+    let podman = Podman::new(&config.podman_socket)?;
+    let secrets = podman.secrets().await.map_err(|e| {
+        let what = format!(
+            "the state directory has no mapping {}, and Podman can't be asked for it",
+            quote_name(name)
+        );
+        let hint = e.next_step().unwrap_or("name it by its id").to_owned();
+        Error::new(e.kind(), what).because(e).hint(hint)
+    })?;
+    let secret = secrets.into_iter().find(|secret| secret.name == name);
+    SecretId::parse(&secret.ok_or_else(|| unknown(name))?.id)
 }
 
 fn unknown(name: &str) -> Error {
