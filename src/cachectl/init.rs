@@ -34,9 +34,9 @@ pub struct Args {
 pub enum Backend {
     /// A key that systemd-creds seals to the TPM or to the host.
     Credential,
-    /// The TPM itself.
+    /// The TPM itself; not in this version.
     Tpm,
-    /// A PKCS#11 token.
+    /// A PKCS#11 token; not in this version.
     Hsm,
 }
 
