@@ -95,18 +95,6 @@ fn journal() -> Option<tracing_journald::Layer> {
     Some(layer.with_priority_mappings(priorities))
 }
 
-/// Writes a result to stdout.
-///
-/// # Errors
-/// [`Kind::Io`] if it can't be written, e.g. because nobody reads it.
-pub fn print(text: &str) -> Result<()> {
-    let mut stdout = std::io::stdout();
-    let written = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
-    written.map_err(|e| Error::io("cannot write to stdout", e))
-}
-
 /// Runs `work` to its end.
 ///
 /// # Errors
@@ -139,6 +127,20 @@ pub fn one_line(error: &Error) -> String {
     let text = error.to_string();
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(plain).collect()
+}
+
+/// Writes a result to standard output. Whoever stops reading it has had enough.
+///
+/// # Errors
+/// [`Kind::Io`] if it can't be written for any other reason.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("cannot write to standard output", e))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `rows` under `headers`, in columns.

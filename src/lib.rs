@@ -14,6 +14,8 @@
 
 /// The sealed values: on disk, and in memory.
 pub mod cache;
+/// psi-cachectl's commands.
+pub mod cachectl;
 /// Logging, the configuration and the end, alike in all programs.
 pub mod cli;
 /// The asking half of psi-serve's socket.

@@ -14,6 +14,7 @@ use crate::protector::{Key, Protector, SlotKind};
 use crate::secret::quote_name;
 use crate::wire::{Counts, HandOver, HandedOver};
 
+mod directory;
 mod envelope;
 mod file;
 mod lock;
@@ -105,7 +106,7 @@ impl Cache {
         protectors: &[Box<dyn Protector>],
         force: bool,
     ) -> Result<(Self, Option<PathBuf>)> {
-        if !path.exists() {
+        if !file::exists(path)? {
             return Ok((Self::create(path, protectors)?, None));
         }
         if !force {
@@ -114,13 +115,12 @@ impl Cache {
                 "`psi-cachectl status` describes it; `--force` puts it aside and starts anew",
             ));
         }
-        let aside = aside(path);
-        let failed = |e| Error::io(format!("cannot rename {}", path.display()), e);
-        std::fs::rename(path, &aside).map_err(failed)?;
+        // A second name, not a rename: at no moment is there no cache.
+        let aside = file::keep_as(path, &format!("replaced-{}", now()))?;
         match Self::create(path, protectors) {
             Ok(cache) => Ok((cache, Some(aside))),
             Err(error) => {
-                std::fs::rename(&aside, path).map_err(failed)?;
+                file::remove(&aside);
                 Err(error)
             }
         }
@@ -131,6 +131,17 @@ impl Cache {
     /// # Errors
     /// What a protector says, or [`Kind::Io`] if it cannot be written.
     pub fn create(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Self> {
+        let cache = Self::unsaved(path, protectors)?;
+        cache.save(&cache.current(), &BTreeMap::new(), &Owners::default())?;
+        Ok(cache)
+    }
+
+    /// An empty cache that the first [`Cache::commit`] puts on disk: one that is refused leaves
+    /// no file behind.
+    ///
+    /// # Errors
+    /// What a protector says.
+    pub fn unsaved(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Self> {
         let data_key = Key::generate()?;
         let hmac_key = Key::generate()?;
         let mut header = Header {
@@ -156,9 +167,7 @@ impl Cache {
                 .push(Keyslot::wrap(slot, &slot_key, &data_key)?);
         }
         let table = Table::build(hmac_key.expose(), std::iter::empty())?;
-        let cache = Self::from_parts(path, data_key, Saved { header, table })?;
-        cache.save(&cache.current(), &BTreeMap::new(), &Owners::default())?;
-        Ok(cache)
+        Self::from_parts(path, data_key, Saved { header, table })
     }
 
     fn from_parts(path: &Path, data_key: Key, saved: Saved) -> Result<Self> {
@@ -254,6 +263,7 @@ impl Cache {
         let owned_before = Owners::parse(before.table.get(&EntryKey::OWNERS))?;
         let stale = now.saturating_sub(before.header.written_at) >= REMEMBER_TIME_EVERY;
         Ok(stale
+            || before.header.generation == 0
             || counts.values().any(|c| c.stored > 0)
             || !owners.same_but_for_time(&owned_before))
     }
@@ -331,14 +341,29 @@ impl Cache {
     }
 }
 
-/// What the file at `path` says of itself; nothing vouches for it. Needs no device.
+/// What a cache file says of itself. Nothing vouches for it until the file was opened.
+#[derive(Debug)]
+pub struct Outline {
+    /// In bytes.
+    pub size: u64,
+    /// The format's version, if the file begins as a cache does.
+    pub version: Option<u8>,
+    /// The header, or why it can't be read.
+    pub header: Result<Header>,
+}
+
+/// What the file at `path` says of itself, from its first bytes and without a device; nothing if
+/// there is none.
 ///
 /// # Errors
-/// As [`Cache::open`].
-pub fn read_header(path: &Path) -> Result<Option<Header>> {
-    file::read(path)?
-        .map(|bytes| envelope::read_header(&bytes))
-        .transpose()
+/// [`Kind::Io`] if it cannot be read.
+pub fn outline(path: &Path) -> Result<Option<Outline>> {
+    let start = file::read_start(path, envelope::MAX_START)?;
+    Ok(start.map(|(bytes, size)| Outline {
+        size,
+        version: envelope::version(&bytes),
+        header: envelope::read_header(&bytes),
+    }))
 }
 
 /// Tries the slots in the order of their kinds.
@@ -377,12 +402,6 @@ fn open_slot(header: &Header, slot: &Keyslot, protectors: &[Box<dyn Protector>])
         .hint("see `cache:` in config.yaml")
     })?;
     slot.unwrap(&header.key_id, &protector.unseal(&slot.fields)?)
-}
-
-fn aside(path: &Path) -> PathBuf {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".replaced-{}", now()));
-    PathBuf::from(aside)
 }
 
 /// Why none of the slots that were tried opens the cache, with the first one's next step.

@@ -19,6 +19,8 @@ mod read;
 mod section;
 mod span;
 
+pub use read::is_socket_token;
+
 use node::{At, Key, Node, Value};
 pub use read::is_plain;
 use section::File;

@@ -120,12 +120,17 @@ fn socket_token(top: &Section<'_>) -> Result<Option<crate::secret::SecretValue>>
         return Ok(None);
     };
     let token = token.strip_suffix('\n').unwrap_or(token);
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._~+/=-".contains(&b);
-    if token.len() < 8 || !token.bytes().all(allowed) {
+    if !is_socket_token(token.as_bytes()) {
         let what = "socket_token must have at least 8 of the characters A-Za-z0-9._~+/=-";
         return Err(top.file.error(at, what));
     }
     Ok(Some(crate::secret::SecretValue::new(token.into())))
+}
+
+/// Whether `token` can be the socket's: at least 8 characters that HTTP takes as they are.
+pub fn is_socket_token(token: &[u8]) -> bool {
+    let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"._~+/=-".contains(b);
+    token.len() >= 8 && token.iter().all(allowed)
 }
 
 fn allowed_uids(top: &Section<'_>) -> Result<Vec<u32>> {

@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -17,6 +18,8 @@ use crate::secret::{SecretId, SecretName};
 pub struct Store {
     directory: OwnedFd,
     path: PathBuf,
+    /// A repeated request must not meet the first one's half-written file.
+    writing: Mutex<()>,
 }
 
 /// Tells one state of a file from another: it changes with every write and every replacement.
@@ -64,6 +67,7 @@ impl Store {
         Ok(Self {
             directory: directory.map_err(|e| failed(e.into()))?,
             path: state_dir.to_owned(),
+            writing: Mutex::new(()),
         })
     }
 
@@ -109,6 +113,7 @@ impl Store {
     /// there before is then still there.
     pub fn put(&self, id: &SecretId, mapping: &[u8]) -> Result<()> {
         Mapping::parse(mapping)?;
+        let _writing = self.start_writing();
         let temporary = format!(".{}.new", id.as_str());
         let written = self.write_new(&temporary, mapping).and_then(|()| {
             rustix::fs::renameat(&self.directory, &temporary, &self.directory, id.as_str())?;
@@ -121,8 +126,12 @@ impl Store {
         })
     }
 
+    fn start_writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn write_new(&self, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-        // Left by a crash: only one process writes here.
+        // Left by a crash: only one writer gets here.
         let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.directory, name, flags, Mode::RUSR | Mode::WUSR)?;
@@ -136,6 +145,7 @@ impl Store {
     /// # Errors
     /// [`Kind::Io`] naming the file.
     pub fn delete(&self, id: &SecretId) -> Result<bool> {
+        let _writing = self.start_writing();
         match rustix::fs::unlinkat(&self.directory, id.as_str(), AtFlags::empty()) {
             Ok(()) => {
                 let synced = rustix::fs::fsync(&self.directory);
@@ -235,6 +245,25 @@ mod tests {
             assert_eq!(store.put(&id(), bad).unwrap_err().kind(), Kind::Damaged);
         }
         assert_eq!(std::fs::read(dir.path().join(ID)).unwrap(), MAPPING);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn many_writers_of_one_id_leave_one_whole_mapping() {
+        let (dir, store) = store();
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let store = &store;
+                scope.spawn(move || {
+                    let long = "x".repeat(n * 1000);
+                    let mapping = format!("{{\"provider\":\"local\",\"key\":\"{long}\"}}");
+                    for _ in 0..20 {
+                        store.put(&id(), mapping.as_bytes()).unwrap();
+                        store.get(&name(ID)).unwrap().unwrap();
+                    }
+                });
+            }
+        });
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

@@ -48,15 +48,26 @@ const SYSTEM_QUADLETS: [&str; 3] = [
     "/usr/share/containers/systemd",
 ];
 
-/// What to do.
-#[derive(Clone, Debug, Default)]
+/// What to do: psi-setup's options, and those of `psi-cachectl refresh`.
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct Options {
-    /// Only the workloads of this provider.
+    /// Only the workloads of this provider: infisical, local or nitrokeyhsm.
+    #[arg(long, value_name = "PROVIDER", value_parser = parse_provider)]
     pub provider: Option<ProviderName>,
-    /// Only say what would change.
+    /// Ask the providers and Podman, say what would change, and change nothing.
+    #[arg(long)]
     pub dry_run: bool,
-    /// Workloads that may lose all or most of their keys.
+    /// Let this workload lose all or most of its keys, which is refused otherwise; may be repeated.
+    #[arg(long, value_name = "WORKLOAD")]
     pub accept_removals: Vec<String>,
+    /// Write the report as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn parse_provider(name: &str) -> Result<ProviderName, String> {
+    let names = ProviderName::ALL.map(ProviderName::as_str).join(", ");
+    ProviderName::parse(name).ok_or_else(|| format!("the providers are {names}"))
 }
 
 /// Fetches, hands over, registers and writes drop-ins.

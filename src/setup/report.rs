@@ -6,6 +6,7 @@ use tracing::{error, info, warn};
 use crate::cli;
 use crate::error::{Error, Kind, Result};
 use crate::mapping::ProviderName;
+use crate::setup::Options;
 use crate::setup::plan::{Action, Plan};
 
 /// Exit status: the provider does not answer, and nothing is missing for want of it.
@@ -158,6 +159,17 @@ impl Report {
         ];
         let found = gravest.into_iter().find(|code| codes.contains(code));
         found.unwrap_or(0)
+    }
+
+    /// As `options` ask for it.
+    ///
+    /// # Errors
+    /// As [`Report::json`].
+    pub fn text(&self, options: &Options) -> Result<String> {
+        match options.json {
+            true => self.json(),
+            false => Ok(self.table()),
+        }
     }
 
     /// For programs: one object.
