@@ -14,6 +14,8 @@
 
 /// The sealed values: on disk, and in memory.
 pub mod cache;
+/// psi-cachectl's commands.
+pub mod cachectl;
 /// Logging, the configuration and the end, alike in all programs.
 pub mod cli;
 /// The asking half of psi-serve's socket.
@@ -24,6 +26,8 @@ pub mod config;
 pub mod error;
 /// Where a secret's value is: the only thing Podman's store holds.
 pub mod mapping;
+/// Podman's secrets, over its REST API.
+pub mod podman;
 /// What can open the sealed cache.
 pub mod protector;
 /// Where values come from.

@@ -201,6 +201,16 @@ impl From<&Header> for Verified {
     }
 }
 
+/// The answer to [`Init`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Initialised {
+    /// The new file.
+    #[serde(flatten)]
+    pub header: Verified,
+    /// Where the old file is now, if there was one.
+    pub replaced: Option<String>,
+}
+
 /// Every error answer of the socket.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Failure {

@@ -1,21 +1,21 @@
 //! The lock on the state directory: the cache has one owner at a time.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::{FlockOperation, OFlags};
 
-use crate::cache::file::give_to_owner_of;
+use crate::cache::directory::Directory;
 use crate::error::{Error, Kind, Result};
 
+/// The lock's file in the state directory.
 const NAME: &str = ".lock";
 
 /// Held by psi-serve for life, by psi-cachectl for one operation. Released when dropped, and by
 /// the kernel when the process ends in any way.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "closing it releases the lock")] OwnedFd);
+pub struct Lock(#[expect(dead_code, reason = "closing it releases the lock")] File);
 
 impl Lock {
     /// Takes the lock, waiting up to `patience` for whoever has it, e.g. one psi-cachectl command.
@@ -41,11 +41,13 @@ impl Lock {
     /// there or not ours to write.
     pub fn acquire(state_dir: &Path) -> Result<Self> {
         let path = state_dir.join(NAME);
-        let file =
-            open(state_dir).map_err(|e| Error::io(format!("cannot open {}", path.display()), e))?;
+        let file = open_or_create(state_dir).map_err(|e| {
+            Error::io(format!("cannot open {}", path.display()), e)
+                .hint("`state_dir` must be there, and the command be run as root or as its owner")
+        })?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self(file)),
-            Err(Errno::WOULDBLOCK) => Err(Error::new(
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(
                 Kind::Unreachable,
                 format!("another process holds {}", path.display()),
             )
@@ -56,25 +58,46 @@ impl Lock {
             )),
         }
     }
+
+    /// Whether another process has the lock now. Changes nothing, so it may be asked at any time.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if it may not be asked.
+    pub fn is_held(state_dir: &Path) -> Result<bool> {
+        let path = state_dir.join(NAME);
+        let failed = |e| {
+            Error::io(format!("cannot open {}", path.display()), e)
+                .hint("run the command as root or as the owner of `state_dir`")
+        };
+        let file = match Directory::open(state_dir) {
+            Ok(directory) => directory.open_file(NAME.as_ref(), OFlags::RDONLY),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => Err(e),
+        };
+        let Some(file) = file.map_err(failed)? else {
+            return Ok(false);
+        };
+        // A shared lock, so that two who ask do not take each other for the holder.
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+            Err(e) => Err(failed(e.into())),
+        }
+    }
 }
 
-/// Whoever makes the file, psi-serve must be able to open it: root gives it away, but only if it
-/// is new, since another file may have been linked in its place.
-fn open(state_dir: &Path) -> std::io::Result<OwnedFd> {
-    let directory_flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(state_dir, directory_flags, Mode::empty())?;
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    match rustix::fs::openat(&directory, NAME, flags, Mode::empty()) {
-        Err(Errno::NOENT) => {}
-        outcome => return Ok(outcome?),
+/// The lock's file. psi-serve must be able to open it too, whoever made it: root gives it away,
+/// but only if it is new, since another file may have been linked in its place.
+fn open_or_create(state_dir: &Path) -> std::io::Result<File> {
+    let directory = Directory::open(state_dir)?;
+    if let Some(file) = directory.open_file(NAME.as_ref(), OFlags::RDWR)? {
+        return Ok(file);
     }
-    let new = flags | OFlags::CREATE | OFlags::EXCL;
-    match rustix::fs::openat(&directory, NAME, new, Mode::RUSR | Mode::WUSR) {
-        Err(Errno::EXIST) => Ok(rustix::fs::openat(&directory, NAME, flags, Mode::empty())?),
-        outcome => {
-            let file = outcome?;
-            give_to_owner_of(&directory, &file)?;
-            Ok(file)
+    match directory.create_file(NAME.as_ref()) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            let file = directory.open_file(NAME.as_ref(), OFlags::RDWR)?;
+            file.ok_or(e)
         }
+        created => created,
     }
 }

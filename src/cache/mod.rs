@@ -14,6 +14,7 @@ use crate::protector::{Key, Protector, SlotKind};
 use crate::secret::quote_name;
 use crate::wire::{Counts, HandOver, HandedOver};
 
+mod directory;
 mod envelope;
 mod file;
 mod lock;
@@ -105,7 +106,7 @@ impl Cache {
         protectors: &[Box<dyn Protector>],
         force: bool,
     ) -> Result<(Self, Option<PathBuf>)> {
-        if !path.exists() {
+        if !file::exists(path)? {
             return Ok((Self::create(path, protectors)?, None));
         }
         if !force {
@@ -114,13 +115,12 @@ impl Cache {
                 "`psi-cachectl status` describes it; `--force` puts it aside and starts anew",
             ));
         }
-        let aside = aside(path);
-        let failed = |e| Error::io(format!("cannot rename {}", path.display()), e);
-        std::fs::rename(path, &aside).map_err(failed)?;
+        // A second name, not a rename: at no moment is there no cache.
+        let aside = file::keep_as(path, &format!("replaced-{}", now()))?;
         match Self::create(path, protectors) {
             Ok(cache) => Ok((cache, Some(aside))),
             Err(error) => {
-                std::fs::rename(&aside, path).map_err(failed)?;
+                file::remove(&aside);
                 Err(error)
             }
         }
@@ -341,14 +341,29 @@ impl Cache {
     }
 }
 
-/// What the file at `path` says of itself; nothing vouches for it. Needs no device.
+/// What a cache file says of itself. Nothing vouches for it until the file was opened.
+#[derive(Debug)]
+pub struct Outline {
+    /// In bytes.
+    pub size: u64,
+    /// The format's version, if the file begins as a cache does.
+    pub version: Option<u8>,
+    /// The header, or why it can't be read.
+    pub header: Result<Header>,
+}
+
+/// What the file at `path` says of itself, from its first bytes and without a device; nothing if
+/// there is none.
 ///
 /// # Errors
-/// As [`Cache::open`].
-pub fn read_header(path: &Path) -> Result<Option<Header>> {
-    file::read(path)?
-        .map(|bytes| envelope::read_header(&bytes))
-        .transpose()
+/// [`Kind::Io`] if it cannot be read.
+pub fn outline(path: &Path) -> Result<Option<Outline>> {
+    let start = file::read_start(path, envelope::MAX_START)?;
+    Ok(start.map(|(bytes, size)| Outline {
+        size,
+        version: envelope::version(&bytes),
+        header: envelope::read_header(&bytes),
+    }))
 }
 
 /// Tries the slots in the order of their kinds.
@@ -387,12 +402,6 @@ fn open_slot(header: &Header, slot: &Keyslot, protectors: &[Box<dyn Protector>])
         .hint("see `cache:` in config.yaml")
     })?;
     slot.unwrap(&header.key_id, &protector.unseal(&slot.fields)?)
-}
-
-fn aside(path: &Path) -> PathBuf {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".replaced-{}", now()));
-    PathBuf::from(aside)
 }
 
 /// Why none of the slots that were tried opens the cache, with the first one's next step.

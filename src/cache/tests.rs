@@ -19,6 +19,21 @@ impl Protector for Fixed {
     }
 }
 
+/// A protector whose device is away.
+struct Broken;
+
+impl Protector for Broken {
+    fn kind(&self) -> SlotKind {
+        SlotKind::Credential
+    }
+    fn seal(&self) -> Result<(Key, SlotFields)> {
+        Err(Error::new(Kind::Unreachable, "away"))
+    }
+    fn unseal(&self, _: &SlotFields) -> Result<Key> {
+        Err(Error::new(Kind::Unreachable, "away"))
+    }
+}
+
 fn fixed(n: u8) -> Vec<Box<dyn Protector>> {
     vec![Box::new(Fixed(n))]
 }
@@ -322,4 +337,60 @@ fn the_lock_has_one_holder_at_a_time() {
     assert_eq!(error.kind(), Kind::Unreachable);
     drop(lock);
     assert!(Lock::acquire(f.dir.path()).is_ok());
+}
+
+#[test]
+fn whether_the_lock_is_held_can_be_asked_without_taking_it() {
+    let f = Fixture::new();
+    assert!(!Lock::is_held(f.dir.path()).unwrap());
+    assert!(!f.dir.path().join(".lock").exists(), "asking makes no file");
+    let lock = Lock::acquire(f.dir.path()).unwrap();
+    assert!(Lock::is_held(f.dir.path()).unwrap());
+    drop(lock);
+    assert!(!Lock::is_held(f.dir.path()).unwrap());
+    assert!(!Lock::is_held(&f.dir.path().join("gone")).unwrap());
+}
+
+#[test]
+fn a_link_in_the_place_of_the_lock_is_not_followed() {
+    let f = Fixture::new();
+    let target = f.dir.path().join("target");
+    std::os::unix::fs::symlink(&target, f.dir.path().join(".lock")).unwrap();
+    assert_eq!(Lock::acquire(f.dir.path()).unwrap_err().kind(), Kind::Io);
+    assert!(!target.exists());
+}
+
+#[test]
+fn a_forced_init_keeps_the_old_cache_under_another_name_or_changes_nothing() {
+    let f = Fixture::new();
+    drop(f.filled());
+    let old = std::fs::read(f.path()).unwrap();
+    let refused = Cache::init(&f.path(), &fixed(2), false).err().unwrap();
+    assert_eq!(refused.kind(), Kind::Refused);
+    let failed = Cache::init(&f.path(), &[Box::new(Broken)], true);
+    assert_eq!(failed.err().unwrap().kind(), Kind::Unreachable);
+    assert_eq!(std::fs::read(f.path()).unwrap(), old);
+    assert_eq!(std::fs::read_dir(f.dir.path()).unwrap().count(), 1);
+    let (cache, aside) = Cache::init(&f.path(), &fixed(2), true).unwrap();
+    assert_eq!(cache.current().header.entries, 0);
+    assert_eq!(std::fs::read(aside.unwrap()).unwrap(), old);
+    assert_eq!(opened(&f.path(), 2).current().header.entries, 0);
+}
+
+#[test]
+fn an_outline_reads_the_header_and_names_other_versions() {
+    let f = Fixture::new();
+    assert!(outline(&f.path()).unwrap().is_none());
+    drop(f.filled());
+    let size = std::fs::metadata(f.path()).unwrap().len();
+    let seen = outline(&f.path()).unwrap().unwrap();
+    assert_eq!((seen.size, seen.version), (size, Some(2)));
+    assert_eq!(seen.header.unwrap().entries, 3);
+    std::fs::write(f.path(), b"PSIC\x01\x01aaaa").unwrap();
+    let seen = outline(&f.path()).unwrap().unwrap();
+    assert_eq!(seen.version, Some(1));
+    std::fs::write(f.path(), b"nonsense").unwrap();
+    let seen = outline(&f.path()).unwrap().unwrap();
+    assert_eq!(seen.version, None);
+    assert_eq!(seen.header.unwrap_err().kind(), Kind::Damaged);
 }

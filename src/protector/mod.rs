@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 
 mod credential;
 
-pub use credential::{CREDENTIAL_NAME, Credential, SealOptions};
+pub use credential::{CREDENTIAL_NAME, Credential, SEALED_FILE, SealOptions};
 
 /// The kinds of slots, in the order in which they are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -22,7 +22,7 @@ use crate::serve::Server;
 use crate::serve::access::Peer;
 use crate::serve::lookup::{Missing, OPENING_PATIENCE};
 use crate::wire::{
-    Check, Checked, Failure, Init, Invalidate, Invalidated, MAX_HAND_OVER, Verified,
+    Check, Checked, Failure, Init, Initialised, Invalidate, Invalidated, MAX_HAND_OVER, Verified,
 };
 
 /// How long a request's body may take.
@@ -300,9 +300,7 @@ async fn cache(server: &Arc<Server>, operation: &str, body: Incoming) -> Result<
         }
         "init" => {
             let asked: Init = parse(&read_body(body, MAX_QUESTION).await?)?;
-            let server = Arc::clone(server);
-            let header = to_the_end(async move { server.sealed.init(asked.force).await }).await?;
-            Ok(json(&Verified::from(&header)))
+            init(server, asked.force).await
         }
         provider => match ProviderName::parse(provider) {
             Some(provider) => {
@@ -317,6 +315,19 @@ async fn cache(server: &Arc<Server>, operation: &str, body: Incoming) -> Result<
             )),
         },
     }
+}
+
+async fn init(server: &Arc<Server>, force: bool) -> Result<Answer, Refusal> {
+    let task = Arc::clone(server);
+    let made = to_the_end(async move { task.sealed.init(force).await }).await;
+    let (header, replaced) = made.map_err(|e| match e.kind() {
+        Kind::Unreachable => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "no_key", &e),
+        _ => e.into(),
+    })?;
+    Ok(json(&Initialised {
+        header: Verified::from(&header),
+        replaced: replaced.map(|path| path.display().to_string()),
+    }))
 }
 
 async fn hand_over(

@@ -2,7 +2,7 @@
 //!
 //! Whatever touches the disk or a device runs on a thread of its own, one at a time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -180,29 +180,31 @@ impl Sealed {
     }
 
     /// Starts an empty cache. An existing file is put aside, as `cache.enc.replaced-<time>`, and
-    /// only if `force` is given.
+    /// only if `force` is given; its new path is returned with the new header.
     ///
     /// # Errors
-    /// [`Kind::Refused`] if there is a file and no `force`, or the cache is off; what
-    /// [`Cache::create`] says.
-    pub async fn init(&self, force: bool) -> Result<Header> {
+    /// [`Kind::Refused`] if a cache is open or a file is there and no `force`, or the cache is
+    /// off; [`Kind::Unreachable`] if there is no key to seal it with; what [`Cache::create`] says.
+    pub async fn init(&self, force: bool) -> Result<(Header, Option<PathBuf>)> {
         let _changing = self.changing.lock().await;
-        if matches!(self.state(), State::Off) {
-            return Err(not_open(&State::Off));
+        match self.state() {
+            State::Off => return Err(not_open(&State::Off)),
+            State::Open(_) if !force => return Err(already_open(&self.path)),
+            _ => {}
         }
         let (path, protectors) = (self.path.clone(), self.protectors());
-        let cache = blocking(move || {
+        let (cache, aside) = blocking(move || {
             let (cache, aside) = Cache::init(&path, &protectors()?, force)?;
             info!("{} was created", path.display());
-            if let Some(aside) = aside {
+            if let Some(aside) = &aside {
                 info!("the old cache is now {}", aside.display());
             }
-            Ok(Arc::new(cache))
+            Ok((Arc::new(cache), aside))
         })
         .await?;
         let header = cache.current().header.clone();
         self.state.send_replace(State::Open(cache));
-        Ok(header)
+        Ok((header, aside))
     }
 
     /// Makes an empty cache that its first commit saves.
@@ -285,6 +287,12 @@ fn log_attempt(attempt: &Attempt) {
         None => info!("slot {slot} ({kind}) opened the cache in {took} ms"),
         Some(error) => warn!("slot {slot} ({kind}) did not open in {took} ms: {error}"),
     }
+}
+
+fn already_open(path: &Path) -> Error {
+    let what = format!("{} is open and in use", path.display());
+    Error::new(Kind::Refused, what)
+        .hint("`psi-cachectl status` describes it; `--force` puts it aside and starts anew")
 }
 
 fn not_open(state: &State) -> Error {

@@ -1,1 +1,8 @@
 //! What the tests and the demo run against.
+
+pub mod http;
+pub mod podman;
+pub mod proxy;
+pub mod psi;
+pub mod swtpm;
+pub mod wait;
