@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::ops::Deref;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -142,7 +143,7 @@ impl Host {
     /// A running psi-serve that answers.
     pub fn start_with(&self, command: &mut Command) -> Serve {
         let mut serve = Serve {
-            socket: self.socket(),
+            caller: self.caller(),
             child: command.spawn().unwrap(),
         };
         wait_until("an answer", || {
@@ -151,6 +152,13 @@ impl Host {
             serve.try_get("/healthz").is_some()
         });
         serve
+    }
+
+    /// Asks whoever listens on the socket.
+    pub fn caller(&self) -> Caller {
+        Caller {
+            socket: self.socket(),
+        }
     }
 
     /// What psi-serve says and ends with when it cannot start.
@@ -165,8 +173,15 @@ impl Host {
 
 /// A running psi-serve; killed with its handle.
 pub struct Serve {
-    socket: PathBuf,
+    caller: Caller,
     pub child: Child,
+}
+
+impl Deref for Serve {
+    type Target = Caller;
+    fn deref(&self) -> &Caller {
+        &self.caller
+    }
 }
 
 impl Drop for Serve {
@@ -176,7 +191,12 @@ impl Drop for Serve {
     }
 }
 
-impl Serve {
+/// The asking side of a socket.
+pub struct Caller {
+    socket: PathBuf,
+}
+
+impl Caller {
     pub fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(&self.socket).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -212,7 +232,7 @@ impl Serve {
         self.raw(&[head.as_bytes(), body].concat())
     }
 
-    fn try_get(&self, path: &str) -> Option<Answer> {
+    pub fn try_get(&self, path: &str) -> Option<Answer> {
         let mut stream = UnixStream::connect(&self.socket).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: psi\r\n\r\n");
@@ -251,7 +271,9 @@ impl Serve {
     pub fn generation(&self) -> u64 {
         self.status()["cache"]["generation"].as_u64().unwrap()
     }
+}
 
+impl Serve {
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();

@@ -7,6 +7,7 @@ mod cache;
 mod crowd;
 mod damage;
 mod fixture;
+mod live;
 mod requests;
 mod restart;
 mod systemd;
