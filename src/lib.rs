@@ -22,10 +22,10 @@ pub mod cli;
 pub mod client;
 /// `config.yaml`.
 pub mod config;
+/// Directories in which names are never followed, and files replaced whole.
+pub mod directory;
 /// What happened, what to do next, and the exit code that says so.
 pub mod error;
-/// Files that are replaced whole.
-pub mod file;
 /// Locks that are files.
 pub mod lock;
 /// Where a secret's value is: the only thing Podman's store holds.

@@ -1,14 +1,13 @@
 //! Reading and replacing `cache.enc`, so that a crash at any moment leaves the old or the new one.
 
-use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use zeroize::Zeroizing;
 
-use crate::cache::directory::Directory;
+use crate::directory::{Directory, Owner};
 use crate::error::{Error, Kind, Result};
 
 /// Largest cache file: far beyond what one hand-over can fill, well within memory.
@@ -62,7 +61,7 @@ fn open(path: &Path) -> std::io::Result<Option<File>> {
 /// [`Kind::Io`] naming the path.
 pub fn exists(path: &Path) -> Result<bool> {
     let found = match Directory::of(path) {
-        Ok((directory, name)) => directory.has(name),
+        Ok((directory, name)) => directory.stat(name).map(|stat| stat.is_some()),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e),
     };
@@ -80,23 +79,10 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
         Error::io(format!("cannot write {}", path.display()), e)
             .hint("the last good cache is kept; see `df` and `mount` for a full or read-only disk")
     };
-    let (directory, name) = Directory::of(path).map_err(failed)?;
-    let temporary = OsString::from(format!(".{}.new", name.to_string_lossy()));
-    // Only the holder of the lock gets here: what lies there was left by a crash.
-    let _ = directory.remove(&temporary);
-    let written =
-        write_new(&directory, &temporary, bytes).and_then(|()| directory.rename(&temporary, name));
-    if let Err(e) = written {
-        let _ = directory.remove(&temporary);
-        return Err(failed(e));
-    }
-    directory.sync().map_err(failed)
-}
-
-fn write_new(directory: &Directory, name: &OsStr, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = directory.create_file(name)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    let mode = Mode::RUSR | Mode::WUSR;
+    Directory::of(path)
+        .and_then(|(directory, name)| directory.replace(name, bytes, mode, Owner::OfDirectory))
+        .map_err(failed)
 }
 
 /// Gives the file the second name `<name>.<suffix>`, under which it survives [`replace`].

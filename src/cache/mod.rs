@@ -1,6 +1,6 @@
 //! The sealed cache: values on disk, opened once at start, answered from memory.
 //!
-//! The file and its key have one owner at a time, the holder of the [`Lock`]. It knows neither
+//! The file and its key have one owner at a time, the holder of [`lock`]'s. It knows neither
 //! where values come from nor who asks for them.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,24 +9,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Kind, Result};
+use crate::lock::Lock;
 use crate::mapping::ProviderName;
 use crate::protector::{Key, Protector, SlotKind};
 use crate::secret::quote_name;
 use crate::wire::{Counts, HandOver, HandedOver};
 
-mod directory;
 mod envelope;
 mod file;
-mod lock;
 mod owners;
 mod table;
 
 pub use envelope::{Header, Keyslot};
-pub use lock::Lock;
 pub use table::{EntryKey, Keyer, Table};
 
 use envelope::NewSlot;
 use owners::Owners;
+
+/// The lock's file in the state directory.
+const LOCK: &str = ".lock";
 
 /// Longest name of a workload, in bytes: as long as a file name.
 const MAX_WORKLOAD_NAME: usize = 255;
@@ -350,6 +351,24 @@ pub struct Outline {
     pub version: Option<u8>,
     /// The header, or why it can't be read.
     pub header: Result<Header>,
+}
+
+/// Takes the lock that makes this process the owner of the cache, waiting up to `patience` for
+/// whoever has it: psi-serve holds it for life, psi-cachectl for one operation.
+///
+/// # Errors
+/// As [`Lock::acquire`].
+pub fn lock(state_dir: &Path, patience: Duration) -> Result<Lock> {
+    let holder = "psi-serve holds it while it runs: `systemctl status psi-secrets.service`";
+    Lock::acquire(&state_dir.join(LOCK), patience, holder)
+}
+
+/// Whether another process owns the cache now.
+///
+/// # Errors
+/// As [`Lock::is_held`].
+pub fn is_owned(state_dir: &Path) -> Result<bool> {
+    Lock::is_held(&state_dir.join(LOCK))
 }
 
 /// What the file at `path` says of itself, from its first bytes and without a device; nothing if

@@ -317,38 +317,41 @@ fn a_new_lock_belongs_to_the_owner_of_its_directory_and_an_old_one_is_left_alone
     use std::os::unix::fs::MetadataExt;
     let f = Fixture::new();
     std::os::unix::fs::chown(f.dir.path(), Some(65534), Some(65534)).unwrap();
-    let lock = f.dir.path().join(".lock");
-    drop(Lock::acquire(f.dir.path()).unwrap());
-    assert_eq!(lock.metadata().unwrap().uid(), 65534);
-    std::os::unix::fs::chown(&lock, Some(0), Some(0)).unwrap();
-    drop(Lock::acquire(f.dir.path()).unwrap());
-    assert_eq!(lock.metadata().unwrap().uid(), 0);
-    std::fs::remove_file(&lock).unwrap();
-    std::os::unix::fs::symlink("elsewhere", &lock).unwrap();
-    assert_eq!(Lock::acquire(f.dir.path()).unwrap_err().kind(), Kind::Io);
+    let file = f.dir.path().join(".lock");
+    drop(lock(f.dir.path(), Duration::ZERO).unwrap());
+    assert_eq!(file.metadata().unwrap().uid(), 65534);
+    std::os::unix::fs::chown(&file, Some(0), Some(0)).unwrap();
+    drop(lock(f.dir.path(), Duration::ZERO).unwrap());
+    assert_eq!(file.metadata().unwrap().uid(), 0);
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("elsewhere", &file).unwrap();
+    assert_eq!(
+        lock(f.dir.path(), Duration::ZERO).unwrap_err().kind(),
+        Kind::Io
+    );
     assert!(!f.dir.path().join("elsewhere").exists());
 }
 
 #[test]
 fn the_lock_has_one_holder_at_a_time() {
     let f = Fixture::new();
-    let lock = Lock::acquire(f.dir.path()).unwrap();
-    let error = Lock::acquire(f.dir.path()).unwrap_err();
+    let held = lock(f.dir.path(), Duration::ZERO).unwrap();
+    let error = lock(f.dir.path(), Duration::ZERO).unwrap_err();
     assert_eq!(error.kind(), Kind::Unreachable);
-    drop(lock);
-    assert!(Lock::acquire(f.dir.path()).is_ok());
+    drop(held);
+    assert!(lock(f.dir.path(), Duration::ZERO).is_ok());
 }
 
 #[test]
 fn whether_the_lock_is_held_can_be_asked_without_taking_it() {
     let f = Fixture::new();
-    assert!(!Lock::is_held(f.dir.path()).unwrap());
+    assert!(!is_owned(f.dir.path()).unwrap());
     assert!(!f.dir.path().join(".lock").exists(), "asking makes no file");
-    let lock = Lock::acquire(f.dir.path()).unwrap();
-    assert!(Lock::is_held(f.dir.path()).unwrap());
-    drop(lock);
-    assert!(!Lock::is_held(f.dir.path()).unwrap());
-    assert!(!Lock::is_held(&f.dir.path().join("gone")).unwrap());
+    let held = lock(f.dir.path(), Duration::ZERO).unwrap();
+    assert!(is_owned(f.dir.path()).unwrap());
+    drop(held);
+    assert!(!is_owned(f.dir.path()).unwrap());
+    assert!(!is_owned(&f.dir.path().join("gone")).unwrap());
 }
 
 #[test]
@@ -356,7 +359,10 @@ fn a_link_in_the_place_of_the_lock_is_not_followed() {
     let f = Fixture::new();
     let target = f.dir.path().join("target");
     std::os::unix::fs::symlink(&target, f.dir.path().join(".lock")).unwrap();
-    assert_eq!(Lock::acquire(f.dir.path()).unwrap_err().kind(), Kind::Io);
+    assert_eq!(
+        lock(f.dir.path(), Duration::ZERO).unwrap_err().kind(),
+        Kind::Io
+    );
     assert!(!target.exists());
 }
 

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cache::{Cache, Lock, Opening, no_slot_opens};
+use crate::cache::{self, Cache, Opening, no_slot_opens};
 use crate::client::Client;
 use crate::config::{Backend, Config};
 use crate::error::{Kind, Result};
+use crate::lock::Lock;
 use crate::protector::{self, Credential, Protector};
 
 /// How long a psi-serve that is starting or ending, or another psi-cachectl, is waited for.
@@ -30,7 +31,7 @@ pub async fn find(config: &Config) -> Result<Owner> {
     let start = Instant::now();
     let mut client = Client::of(config)?.with_patience(Duration::ZERO);
     loop {
-        match Lock::acquire(&config.state_dir) {
+        match cache::lock(&config.state_dir, Duration::ZERO) {
             Ok(lock) => return Ok(Owner::Us(lock)),
             Err(e) if e.kind() == Kind::Unreachable => {}
             Err(e) => return Err(e),

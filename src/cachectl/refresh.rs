@@ -1,6 +1,6 @@
 //! `psi-cachectl refresh`: psi-setup's own run, with its exit codes.
 
-use crate::cache::Lock;
+use crate::cache;
 use crate::cachectl::Outcome;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -19,7 +19,7 @@ pub struct Args {
 /// [`Kind::Unreachable`] if psi-serve does not run: there is nobody to hand anything to; else as
 /// [`setup::run`].
 pub async fn refresh(config: &Config, args: &Args) -> Result<Outcome> {
-    if !Lock::is_held(&config.state_dir)? {
+    if !cache::is_owned(&config.state_dir)? {
         return Err(Error::new(
             Kind::Unreachable,
             "psi-serve does not run: nothing was fetched",

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::cache::{self, Header, Lock, Outline};
+use crate::cache::{self, Header, Outline};
 use crate::cachectl::Outcome;
 use crate::cachectl::owner::{self, Owner};
 use crate::cli;
@@ -179,7 +179,7 @@ async fn verify(
 /// Asks only if psi-serve holds its lock: systemd would start it for the asking.
 async fn ask_psi_serve(config: &Config) -> Result<Serve> {
     let mut serve = Serve {
-        running: Lock::is_held(&config.state_dir)?,
+        running: cache::is_owned(&config.state_dir)?,
         status: None,
         trouble: None,
     };

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use crate::cache::Lock;
+use crate::cache;
 use crate::config::{Config, is_socket_token};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{ProviderName, Store};
@@ -147,7 +147,7 @@ async fn serve(config: &Config, environment: &Environment) -> Result<()> {
     // First: process 1 of a container never sees a signal that it does not handle.
     let mut signals = Signals::new()?;
     let server = Arc::new(Server::new(config, environment)?);
-    let _lock = Lock::acquire_within(&config.state_dir, LOCK_PATIENCE)?;
+    let _lock = cache::lock(&config.state_dir, LOCK_PATIENCE)?;
     let sockets = Sockets::take(&config.socket)?;
     let (stop, stopping) = watch::channel(false);
     let connections = Connections::accept(&sockets, &server, &stopping)?;

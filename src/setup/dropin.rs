@@ -4,11 +4,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::Mode;
 
 use crate::config::Workload;
+use crate::directory::{Directory, Owner};
 use crate::error::{Error, Kind, Result};
-use crate::file::{self, Owner};
 use crate::setup::plan::Registration;
 
 /// The file's name; one that sorts later may add to it or reset it.
@@ -86,11 +86,10 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
         _ => {}
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(folder, flags, Mode::empty());
-    let directory = directory.map_err(|e| failed(e.into()))?;
     let mode = Mode::from_raw_mode(0o644);
-    file::replace(&directory, FILE, text.as_bytes(), mode, Owner::Caller).map_err(failed)
+    Directory::open(folder)
+        .and_then(|d| d.replace(FILE.as_ref(), text.as_bytes(), mode, Owner::Maker))
+        .map_err(failed)
 }
 
 #[cfg(test)]

@@ -199,7 +199,10 @@ fn without_a_cache_a_hand_over_is_not_taken_and_nothing_is_remembered() {
             .hand_over(&[("app", &[("A", b"v")])])
             .fails(409, "not_cached");
         serve.lookup(&id).asked_the_dead_provider();
-        assert_eq!(serve.check(&json!({"ids": [id]}))["ids"], json!([false]));
+        assert_eq!(
+            serve.check(&json!({"ids": [id]}))["ids"][0]["sealed"],
+            false
+        );
         serve.post("/cache/verify", b"").fails(409, "refused");
         serve.post("/cache/init", b"{}").fails(409, "refused");
         assert_eq!(serve.status()["cache"]["state"], "off");
@@ -216,10 +219,22 @@ fn check_tells_what_could_be_answered_without_the_provider() {
         "mappings": [mapping("A"), mapping("B")],
         "ids": [known, unknown, "nobody", "../x"],
     });
-    let nothing = json!({"mappings": [false, false], "ids": [false, false, false, false]});
+    // SHA-256 of the canonical mapping, which sha256sum(1) gives as well.
+    let a = "211eaec1a548cc77c276bea68fa3fafff26aeed3e1e36fb00c3924649d78ba35";
+    let b = "7d3a99958f421f51a5991cb1ad4ff21cfd4a17b033f2fce2a67e89804f8b575b";
+    let id = |digest: Option<&str>, sealed: bool| json!({"digest": digest, "sealed": sealed});
+    let ids = |a_is_sealed| {
+        json!([
+            id(Some(a), a_is_sealed),
+            id(Some(b), false),
+            id(None, false),
+            id(None, false)
+        ])
+    };
+    let nothing = json!({"mappings": [false, false], "ids": ids(false)});
     assert_eq!(serve.check(&asked), nothing);
     assert_eq!(serve.hand_over(&[("app", &[("A", b"v")])]).status, 200);
-    let one = json!({"mappings": [true, false], "ids": [true, false, false, false]});
+    let one = json!({"mappings": [true, false], "ids": ids(true)});
     assert_eq!(serve.check(&asked), one);
     assert_eq!(serve.check(&json!({})), json!({"mappings": [], "ids": []}));
 }

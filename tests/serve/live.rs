@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use psi::config::{self, Config};
 use psi::error::{Error, Kind, Result};
@@ -27,7 +28,7 @@ struct Scripted {
 }
 
 impl Provider for Scripted {
-    fn discover<'a>(&'a self, _: &'a Source) -> Answer<'a, Vec<Discovered>> {
+    fn discover<'a>(&'a self, _: &'a Source, _: Instant) -> Answer<'a, Vec<Discovered>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 

@@ -34,7 +34,7 @@ fn assert_drop_in_is_served(f: &Fixture, name: &str, step: usize) {
         let name = secret.split(',').next().unwrap();
         let id = registered
             .get(name)
-            .unwrap_or_else(|| panic!("step {step}: {name}"));
+            .unwrap_or_else(|| unreachable!("step {step}: {name} is not registered"));
         let output = f.lookup(id);
         assert!(output.status.success(), "step {step}: {}", both(&output));
     }
