@@ -337,9 +337,9 @@ fn unreachable(at: &str, error: reqwest::Error) -> Failure {
     };
     let hint = match mentions_certificate(&error) {
         true => {
-            "if a private authority issued the server's certificate, name its root as providers.infisical.ca_cert"
+            "if a private authority issued the server's certificate, name its root as providers.infisical.ca_cert".to_owned()
         }
-        false => "see whether the server is up and this host can reach it: curl -sS URL",
+        false => format!("see whether the server is up and this host can reach it: `curl -sS {at}`"),
     };
     Failure::transient(
         Error::new(Kind::Unreachable, what)
