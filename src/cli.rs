@@ -1,6 +1,7 @@
 //! What all of PSI's programs do alike: logging, reading the configuration, the end.
 
 use std::future::Future;
+use std::io::Write;
 use std::os::linux::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -121,11 +122,26 @@ pub fn exit(program: &str, outcome: Result<u8>) -> ExitCode {
     }
 }
 
-/// What comes from outside must not move the cursor or start a line of its own.
-fn one_line(error: &Error) -> String {
+/// The error's text on one line: what comes from outside must not move the cursor or start a
+/// line of its own.
+pub fn one_line(error: &Error) -> String {
     let text = error.to_string();
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(plain).collect()
+}
+
+/// Writes a result to standard output. Whoever stops reading it has had enough.
+///
+/// # Errors
+/// [`Kind::Io`] if it can't be written for any other reason.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("cannot write to standard output", e))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `rows` under `headers`, in columns.

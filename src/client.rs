@@ -13,7 +13,8 @@ use crate::mapping::ProviderName;
 use crate::secret::SecretValue;
 use crate::systemd::Credentials;
 use crate::wire::{
-    Check, Checked, Failure, HandOver, HandedOver, Init, Invalidate, Invalidated, Verified,
+    Check, Checked, Failure, HandOver, HandedOver, Init, Initialised, Invalidate, Invalidated,
+    Verified,
 };
 
 /// How long psi-serve may be away, e.g. while it is started again.
@@ -117,12 +118,18 @@ impl Client {
         self.post("/cache/verify", &()).await
     }
 
-    /// Has an empty cache made.
+    /// Has an empty cache made. Nothing is returned, and nothing was changed, if psi-serve has no
+    /// key to seal it with.
     ///
     /// # Errors
     /// [`Kind::Refused`] if there is one and no `force`, else as [`Client::hand_over`].
-    pub async fn init(&self, init: &Init) -> Result<Verified> {
-        self.post("/cache/init", init).await
+    pub async fn init(&self, init: &Init) -> Result<Option<Initialised>> {
+        let body = to_json(init)?;
+        match self.ask(Method::POST, "/cache/init", Some(&body)).await? {
+            Ok(bytes) => self.parse(&bytes).map(Some),
+            Err((_, failure)) if failure.error == "no_key" => Ok(None),
+            Err((status, failure)) => Err(refused(status, failure)),
+        }
     }
 
     /// The ids and names that have a mapping.
@@ -158,8 +165,7 @@ impl Client {
     }
 
     async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T> {
-        let internal = |e| Error::new(Kind::Internal, "cannot write a request").because(e);
-        let body = SecretValue::new(serde_json::to_vec(body).map_err(internal)?);
+        let body = to_json(body)?;
         match self.ask(Method::POST, path, Some(&body)).await? {
             Ok(bytes) => self.parse(&bytes),
             Err((status, failure)) => Err(refused(status, failure)),
@@ -236,6 +242,13 @@ impl Client {
             .because(error.without_url())
             .hint("`systemctl status psi-secrets.socket psi-secrets.service` shows why")
     }
+}
+
+fn to_json<B: Serialize>(body: &B) -> Result<SecretValue> {
+    let internal = |e| Error::new(Kind::Internal, "cannot write a request").because(e);
+    serde_json::to_vec(body)
+        .map(SecretValue::new)
+        .map_err(internal)
 }
 
 fn refused(status: StatusCode, failure: Failure) -> Error {

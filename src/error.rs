@@ -112,6 +112,28 @@ impl Error {
         self
     }
 
+    /// This error as the cause of a failed `what`; kind and next step stay.
+    #[must_use]
+    pub fn during(self, what: impl Into<String>) -> Self {
+        Self {
+            kind: self.kind,
+            what: what.into(),
+            hint: self.hint.clone(),
+            source: Some(Box::new(self)),
+        }
+    }
+
+    /// The same once more, for another who waits for the outcome; the causes become text.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self {
+            kind: self.kind,
+            what: self.to_string(),
+            hint: self.hint.clone(),
+            source: None,
+        }
+    }
+
     /// The class of failure.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -156,5 +178,16 @@ mod tests {
         );
         assert_eq!(error.next_step(), Some("create it"));
         assert_eq!(error.exit_code(), 74);
+    }
+
+    #[test]
+    fn a_wrapped_or_repeated_error_keeps_its_kind_and_next_step() {
+        let inner = Error::new(Kind::Denied, "no access").hint("grant it");
+        let outer = inner.during("cannot list /app");
+        for error in [outer.again(), outer] {
+            assert_eq!(error.to_string(), "cannot list /app: no access");
+            assert_eq!(error.kind(), Kind::Denied);
+            assert_eq!(error.next_step(), Some("grant it"));
+        }
     }
 }

@@ -14,16 +14,24 @@
 
 /// The sealed values: on disk, and in memory.
 pub mod cache;
+/// psi-cachectl's commands.
+pub mod cachectl;
 /// Logging, the configuration and the end, alike in all programs.
 pub mod cli;
 /// The asking half of psi-serve's socket.
 pub mod client;
 /// `config.yaml`.
 pub mod config;
+/// Directories in which names are never followed, and files replaced whole.
+pub mod directory;
 /// What happened, what to do next, and the exit code that says so.
 pub mod error;
+/// Locks that are files.
+pub mod lock;
 /// Where a secret's value is: the only thing Podman's store holds.
 pub mod mapping;
+/// Podman's secrets, over its REST API.
+pub mod podman;
 /// What can open the sealed cache.
 pub mod protector;
 /// Where values come from.
@@ -32,6 +40,8 @@ pub mod provider;
 pub mod secret;
 /// psi-serve: answers lookups and keeps the sealed cache.
 pub mod serve;
+/// psi-setup: fetches, hands over, registers with Podman, writes drop-ins.
+pub mod setup;
 /// What systemd gives a service, and what a service tells systemd.
 pub mod systemd;
 /// The JSON bodies on the socket.

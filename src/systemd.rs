@@ -2,11 +2,13 @@
 
 use std::io::Read;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use crate::config::Scope;
 use crate::error::{Error, Kind, Result};
 use crate::secret::SecretValue;
 
@@ -117,6 +119,33 @@ pub fn notify_stopping() {
 /// How often [`watchdog_ping`] is due: half of what the unit allows. Nothing without a watchdog.
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|allowed| allowed / 2)
+}
+
+/// Has systemd read its units again.
+///
+/// # Errors
+/// [`Kind::Unreachable`] if systemd does not run here or does not answer; [`Kind::Io`] with what
+/// systemctl says.
+pub fn daemon_reload(scope: Scope) -> Result<()> {
+    let arguments: &[&str] = match scope {
+        Scope::System => &["daemon-reload"],
+        Scope::User => &["--user", "daemon-reload"],
+    };
+    let command = format!("systemctl {}", arguments.join(" "));
+    // What sd_booted(3) looks at.
+    if !Path::new("/run/systemd/system").exists() {
+        return Err(Error::new(Kind::Unreachable, "systemd does not run here")
+            .hint(format!("run `{command}` on the host")));
+    }
+    let output = Command::new("systemctl").args(arguments).output();
+    let output = output.map_err(|e| Error::io("cannot run systemctl", e))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().last().unwrap_or("it said nothing").trim();
+    Err(Error::new(Kind::Io, format!("`{command}` failed: {said}"))
+        .hint(format!("run `{command}`: until then units start as before")))
 }
 
 /// The service is alive.

@@ -149,8 +149,17 @@ pub struct Check {
 pub struct Checked {
     /// Whether each mapping's value is sealed in the cache.
     pub mappings: Vec<bool>,
-    /// Whether each id has a mapping whose value is sealed in the cache.
-    pub ids: Vec<bool>,
+    /// What each id stands for.
+    pub ids: Vec<CheckedId>,
+}
+
+/// What is known of an id or name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckedId {
+    /// [`Mapping::digest`] of its mapping; nothing if it has none that is usable.
+    pub digest: Option<String>,
+    /// Whether its value is sealed in the cache.
+    pub sealed: bool,
 }
 
 /// `POST /cache/invalidate`: drop one value, so that the next lookup is live.
@@ -199,6 +208,16 @@ impl From<&Header> for Verified {
             local: header.local,
         }
     }
+}
+
+/// The answer to [`Init`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Initialised {
+    /// The new file.
+    #[serde(flatten)]
+    pub header: Verified,
+    /// Where the old file is now, if there was one.
+    pub replaced: Option<String>,
 }
 
 /// Every error answer of the socket.

@@ -26,6 +26,8 @@ const PREFIX_LEN: usize = 12;
 const TAG_LEN: usize = 16;
 /// Largest header, in bytes: room for some hundred slots.
 const MAX_HEADER: usize = 1 << 20;
+/// Enough of a file's start for [`read_header`], in bytes.
+pub const MAX_START: u64 = (PREFIX_LEN + MAX_HEADER) as u64;
 
 /// What the file says of itself in clear; authenticated, but only once it is opened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -171,6 +173,11 @@ pub fn seal(header: &Header, key: &Key, plaintext: &[u8]) -> Result<Vec<u8>> {
 /// [`Kind::Damaged`], saying what is wrong with the file.
 pub fn read_header(file: &[u8]) -> Result<Header> {
     split(file).map(|(header, _)| header)
+}
+
+/// The format's version, if the file begins as a cache does.
+pub fn version(file: &[u8]) -> Option<u8> {
+    file.strip_prefix(MAGIC)?.first().copied()
 }
 
 /// Decrypts the contents in place. The range of the plaintext within `file` is returned.

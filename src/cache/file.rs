@@ -1,11 +1,13 @@
 //! Reading and replacing `cache.enc`, so that a crash at any moment leaves the old or the new one.
 
-use std::io::{Read, Write};
-use std::path::Path;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use zeroize::Zeroizing;
 
+use crate::directory::{Directory, Owner};
 use crate::error::{Error, Kind, Result};
 
 /// Largest cache file: far beyond what one hand-over can fill, well within memory.
@@ -16,13 +18,20 @@ const MAX_FILE: u64 = 1 << 30;
 /// # Errors
 /// [`Kind::Io`] if it cannot be read, is no plain file, or is a link.
 pub fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>> {
-    let failed = |e: std::io::Error| Error::io(format!("cannot read {}", path.display()), e);
-    // Without NONBLOCK a pipe in the file's place would hold us up for ever.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => std::fs::File::from(file),
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
-        Err(e) => return Err(failed(e.into())),
+    Ok(read_start(path, MAX_FILE)?.map(|(bytes, _)| bytes))
+}
+
+/// The file's first bytes, at most `limit`, and its size; nothing if there is none.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_start(path: &Path, limit: u64) -> Result<Option<(Zeroizing<Vec<u8>>, u64)>> {
+    let failed = |e: std::io::Error| {
+        Error::io(format!("cannot read {}", path.display()), e)
+            .hint(format!("`ls -l {}` shows what is there", path.display()))
+    };
+    let Some(file) = open(path).map_err(failed)? else {
+        return Ok(None);
     };
     let meta = file.metadata().map_err(failed)?;
     if !meta.is_file() || meta.len() > MAX_FILE {
@@ -32,11 +41,31 @@ pub fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>> {
         )
         .hint("`cache.path` must name a file that PSI wrote, or none"));
     }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(meta.len() as usize + 1));
-    file.take(MAX_FILE)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    Ok(Some(bytes))
+    let expected = meta.len().min(limit) as usize;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(expected + 1));
+    file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(Some((bytes, meta.len())))
+}
+
+fn open(path: &Path) -> std::io::Result<Option<File>> {
+    match Directory::of(path) {
+        Ok((directory, name)) => directory.open_file(name, OFlags::RDONLY),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether anything is in the file's place.
+///
+/// # Errors
+/// [`Kind::Io`] naming the path.
+pub fn exists(path: &Path) -> Result<bool> {
+    let found = match Directory::of(path) {
+        Ok((directory, name)) => directory.stat(name).map(|stat| stat.is_some()),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    };
+    found.map_err(|e| Error::io(format!("cannot read {}", path.display()), e))
 }
 
 /// Puts `bytes` in the place of the file: readable by its owner alone, owned by whoever owns the
@@ -50,47 +79,35 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
         Error::io(format!("cannot write {}", path.display()), e)
             .hint("the last good cache is kept; see `df` and `mount` for a full or read-only disk")
     };
-    let no_name = || std::io::Error::from(std::io::ErrorKind::InvalidInput);
-    let name = path.file_name().ok_or_else(|| failed(no_name()))?;
-    let parent = path.parent().ok_or_else(|| failed(no_name()))?;
-    let directory = rustix::fs::open(
-        parent,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|e| failed(e.into()))?;
-    let temporary = format!(".{}.new", name.to_string_lossy());
-    // Only the holder of the lock gets here: what lies there was left by a crash.
-    let _ = rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty());
-    let written = write_new(&directory, &temporary, bytes).and_then(|()| {
-        rustix::fs::renameat(&directory, &temporary, &directory, name).map_err(Into::into)
+    let mode = Mode::RUSR | Mode::WUSR;
+    Directory::of(path)
+        .and_then(|(directory, name)| directory.replace(name, bytes, mode, Owner::OfDirectory))
+        .map_err(failed)
+}
+
+/// Gives the file the second name `<name>.<suffix>`, under which it survives [`replace`].
+///
+/// # Errors
+/// [`Kind::Io`] if that name is taken or can't be given.
+pub fn keep_as(path: &Path, suffix: &str) -> Result<PathBuf> {
+    let mut second = path.as_os_str().to_owned();
+    second.push(".");
+    second.push(suffix);
+    let second = PathBuf::from(second);
+    let kept = Directory::of(path).and_then(|(directory, name)| {
+        directory.link(name, second.file_name().unwrap_or_default())?;
+        directory.sync()
     });
-    if let Err(e) = written {
-        let _ = rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty());
-        return Err(failed(e));
+    match kept {
+        Ok(()) => Ok(second),
+        Err(e) => {
+            let what = format!("cannot keep {} as {}", path.display(), second.display());
+            Err(Error::io(what, e).hint("nothing was changed; try again in a second"))
+        }
     }
-    rustix::fs::fsync(&directory).map_err(|e| failed(e.into()))
 }
 
-fn write_new(directory: &rustix::fd::OwnedFd, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR)?;
-    give_to_owner_of(directory, &file)?;
-    let mut file = std::fs::File::from(file);
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-/// psi-serve must be able to read what a root tool wrote.
-fn give_to_owner_of(
-    directory: &rustix::fd::OwnedFd,
-    file: &rustix::fd::OwnedFd,
-) -> std::io::Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let owner = rustix::fs::fstat(directory)?;
-    let uid = rustix::fs::Uid::from_raw(owner.st_uid);
-    let gid = rustix::fs::Gid::from_raw(owner.st_gid);
-    Ok(rustix::fs::fchown(file, Some(uid), Some(gid))?)
+/// Removes the file, if it is there.
+pub fn remove(path: &Path) {
+    let _ = Directory::of(path).and_then(|(directory, name)| directory.remove(name));
 }

@@ -1,6 +1,6 @@
 //! The sealed cache: values on disk, opened once at start, answered from memory.
 //!
-//! The file and its key have one owner at a time, the holder of the [`Lock`]. It knows neither
+//! The file and its key have one owner at a time, the holder of [`lock`]'s. It knows neither
 //! where values come from nor who asks for them.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Kind, Result};
+use crate::lock::Lock;
 use crate::mapping::ProviderName;
 use crate::protector::{Key, Protector, SlotKind};
 use crate::secret::quote_name;
@@ -16,16 +17,17 @@ use crate::wire::{Counts, HandOver, HandedOver};
 
 mod envelope;
 mod file;
-mod lock;
 mod owners;
 mod table;
 
 pub use envelope::{Header, Keyslot};
-pub use lock::Lock;
 pub use table::{EntryKey, Keyer, Table};
 
 use envelope::NewSlot;
 use owners::Owners;
+
+/// The lock's file in the state directory.
+const LOCK: &str = ".lock";
 
 /// Longest name of a workload, in bytes: as long as a file name.
 const MAX_WORKLOAD_NAME: usize = 255;
@@ -105,7 +107,7 @@ impl Cache {
         protectors: &[Box<dyn Protector>],
         force: bool,
     ) -> Result<(Self, Option<PathBuf>)> {
-        if !path.exists() {
+        if !file::exists(path)? {
             return Ok((Self::create(path, protectors)?, None));
         }
         if !force {
@@ -114,13 +116,12 @@ impl Cache {
                 "`psi-cachectl status` describes it; `--force` puts it aside and starts anew",
             ));
         }
-        let aside = aside(path);
-        let failed = |e| Error::io(format!("cannot rename {}", path.display()), e);
-        std::fs::rename(path, &aside).map_err(failed)?;
+        // A second name, not a rename: at no moment is there no cache.
+        let aside = file::keep_as(path, &format!("replaced-{}", now()))?;
         match Self::create(path, protectors) {
             Ok(cache) => Ok((cache, Some(aside))),
             Err(error) => {
-                std::fs::rename(&aside, path).map_err(failed)?;
+                file::remove(&aside);
                 Err(error)
             }
         }
@@ -131,6 +132,17 @@ impl Cache {
     /// # Errors
     /// What a protector says, or [`Kind::Io`] if it cannot be written.
     pub fn create(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Self> {
+        let cache = Self::unsaved(path, protectors)?;
+        cache.save(&cache.current(), &BTreeMap::new(), &Owners::default())?;
+        Ok(cache)
+    }
+
+    /// An empty cache that the first [`Cache::commit`] puts on disk: one that is refused leaves
+    /// no file behind.
+    ///
+    /// # Errors
+    /// What a protector says.
+    pub fn unsaved(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Self> {
         let data_key = Key::generate()?;
         let hmac_key = Key::generate()?;
         let mut header = Header {
@@ -156,9 +168,7 @@ impl Cache {
                 .push(Keyslot::wrap(slot, &slot_key, &data_key)?);
         }
         let table = Table::build(hmac_key.expose(), std::iter::empty())?;
-        let cache = Self::from_parts(path, data_key, Saved { header, table })?;
-        cache.save(&cache.current(), &BTreeMap::new(), &Owners::default())?;
-        Ok(cache)
+        Self::from_parts(path, data_key, Saved { header, table })
     }
 
     fn from_parts(path: &Path, data_key: Key, saved: Saved) -> Result<Self> {
@@ -254,6 +264,7 @@ impl Cache {
         let owned_before = Owners::parse(before.table.get(&EntryKey::OWNERS))?;
         let stale = now.saturating_sub(before.header.written_at) >= REMEMBER_TIME_EVERY;
         Ok(stale
+            || before.header.generation == 0
             || counts.values().any(|c| c.stored > 0)
             || !owners.same_but_for_time(&owned_before))
     }
@@ -331,14 +342,47 @@ impl Cache {
     }
 }
 
-/// What the file at `path` says of itself; nothing vouches for it. Needs no device.
+/// What a cache file says of itself. Nothing vouches for it until the file was opened.
+#[derive(Debug)]
+pub struct Outline {
+    /// In bytes.
+    pub size: u64,
+    /// The format's version, if the file begins as a cache does.
+    pub version: Option<u8>,
+    /// The header, or why it can't be read.
+    pub header: Result<Header>,
+}
+
+/// Takes the lock that makes this process the owner of the cache, waiting up to `patience` for
+/// whoever has it: psi-serve holds it for life, psi-cachectl for one operation.
 ///
 /// # Errors
-/// As [`Cache::open`].
-pub fn read_header(path: &Path) -> Result<Option<Header>> {
-    file::read(path)?
-        .map(|bytes| envelope::read_header(&bytes))
-        .transpose()
+/// As [`Lock::acquire`].
+pub fn lock(state_dir: &Path, patience: Duration) -> Result<Lock> {
+    let holder = "psi-serve holds it while it runs: `systemctl status psi-secrets.service`";
+    Lock::acquire(&state_dir.join(LOCK), patience, holder)
+}
+
+/// Whether another process owns the cache now.
+///
+/// # Errors
+/// As [`Lock::is_held`].
+pub fn is_owned(state_dir: &Path) -> Result<bool> {
+    Lock::is_held(&state_dir.join(LOCK))
+}
+
+/// What the file at `path` says of itself, from its first bytes and without a device; nothing if
+/// there is none.
+///
+/// # Errors
+/// [`Kind::Io`] if it cannot be read.
+pub fn outline(path: &Path) -> Result<Option<Outline>> {
+    let start = file::read_start(path, envelope::MAX_START)?;
+    Ok(start.map(|(bytes, size)| Outline {
+        size,
+        version: envelope::version(&bytes),
+        header: envelope::read_header(&bytes),
+    }))
 }
 
 /// Tries the slots in the order of their kinds.
@@ -377,12 +421,6 @@ fn open_slot(header: &Header, slot: &Keyslot, protectors: &[Box<dyn Protector>])
         .hint("see `cache:` in config.yaml")
     })?;
     slot.unwrap(&header.key_id, &protector.unseal(&slot.fields)?)
-}
-
-fn aside(path: &Path) -> PathBuf {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".replaced-{}", now()));
-    PathBuf::from(aside)
 }
 
 /// Why none of the slots that were tried opens the cache, with the first one's next step.

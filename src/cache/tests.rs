@@ -19,6 +19,21 @@ impl Protector for Fixed {
     }
 }
 
+/// A protector whose device is away.
+struct Broken;
+
+impl Protector for Broken {
+    fn kind(&self) -> SlotKind {
+        SlotKind::Credential
+    }
+    fn seal(&self) -> Result<(Key, SlotFields)> {
+        Err(Error::new(Kind::Unreachable, "away"))
+    }
+    fn unseal(&self, _: &SlotFields) -> Result<Key> {
+        Err(Error::new(Kind::Unreachable, "away"))
+    }
+}
+
 fn fixed(n: u8) -> Vec<Box<dyn Protector>> {
     vec![Box::new(Fixed(n))]
 }
@@ -77,6 +92,19 @@ impl Fixture {
         assert_eq!(answer.generation, 2);
         cache
     }
+}
+
+#[test]
+fn an_unsaved_cache_is_on_disk_with_its_first_commit_and_not_before() {
+    let f = Fixture::new();
+    let cache = Cache::unsaved(&f.path(), &fixed(1)).unwrap();
+    let two_values = hand_over(&[("a", &[("X", "1"), ("X", "2")])]);
+    assert!(cache.commit(ProviderName::Infisical, &two_values).is_err());
+    assert!(!f.path().exists());
+    let nothing = HandOver::default();
+    let answer = cache.commit(ProviderName::Infisical, &nothing).unwrap();
+    assert_eq!(answer.generation, 1);
+    assert_eq!(opened(&f.path(), 1).current().header.generation, 1);
 }
 
 #[test]
@@ -283,12 +311,92 @@ fn a_link_in_the_place_of_the_cache_is_not_followed() {
     );
 }
 
+/// As root, which is who could make a lock that psi-serve can't open.
+#[test]
+fn a_new_lock_belongs_to_the_owner_of_its_directory_and_an_old_one_is_left_alone() {
+    use std::os::unix::fs::MetadataExt;
+    let f = Fixture::new();
+    std::os::unix::fs::chown(f.dir.path(), Some(65534), Some(65534)).unwrap();
+    let file = f.dir.path().join(".lock");
+    drop(lock(f.dir.path(), Duration::ZERO).unwrap());
+    assert_eq!(file.metadata().unwrap().uid(), 65534);
+    std::os::unix::fs::chown(&file, Some(0), Some(0)).unwrap();
+    drop(lock(f.dir.path(), Duration::ZERO).unwrap());
+    assert_eq!(file.metadata().unwrap().uid(), 0);
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("elsewhere", &file).unwrap();
+    assert_eq!(
+        lock(f.dir.path(), Duration::ZERO).unwrap_err().kind(),
+        Kind::Io
+    );
+    assert!(!f.dir.path().join("elsewhere").exists());
+}
+
 #[test]
 fn the_lock_has_one_holder_at_a_time() {
     let f = Fixture::new();
-    let lock = Lock::acquire(f.dir.path()).unwrap();
-    let error = Lock::acquire(f.dir.path()).unwrap_err();
+    let held = lock(f.dir.path(), Duration::ZERO).unwrap();
+    let error = lock(f.dir.path(), Duration::ZERO).unwrap_err();
     assert_eq!(error.kind(), Kind::Unreachable);
-    drop(lock);
-    assert!(Lock::acquire(f.dir.path()).is_ok());
+    drop(held);
+    assert!(lock(f.dir.path(), Duration::ZERO).is_ok());
+}
+
+#[test]
+fn whether_the_lock_is_held_can_be_asked_without_taking_it() {
+    let f = Fixture::new();
+    assert!(!is_owned(f.dir.path()).unwrap());
+    assert!(!f.dir.path().join(".lock").exists(), "asking makes no file");
+    let held = lock(f.dir.path(), Duration::ZERO).unwrap();
+    assert!(is_owned(f.dir.path()).unwrap());
+    drop(held);
+    assert!(!is_owned(f.dir.path()).unwrap());
+    assert!(!is_owned(&f.dir.path().join("gone")).unwrap());
+}
+
+#[test]
+fn a_link_in_the_place_of_the_lock_is_not_followed() {
+    let f = Fixture::new();
+    let target = f.dir.path().join("target");
+    std::os::unix::fs::symlink(&target, f.dir.path().join(".lock")).unwrap();
+    assert_eq!(
+        lock(f.dir.path(), Duration::ZERO).unwrap_err().kind(),
+        Kind::Io
+    );
+    assert!(!target.exists());
+}
+
+#[test]
+fn a_forced_init_keeps_the_old_cache_under_another_name_or_changes_nothing() {
+    let f = Fixture::new();
+    drop(f.filled());
+    let old = std::fs::read(f.path()).unwrap();
+    let refused = Cache::init(&f.path(), &fixed(2), false).err().unwrap();
+    assert_eq!(refused.kind(), Kind::Refused);
+    let failed = Cache::init(&f.path(), &[Box::new(Broken)], true);
+    assert_eq!(failed.err().unwrap().kind(), Kind::Unreachable);
+    assert_eq!(std::fs::read(f.path()).unwrap(), old);
+    assert_eq!(std::fs::read_dir(f.dir.path()).unwrap().count(), 1);
+    let (cache, aside) = Cache::init(&f.path(), &fixed(2), true).unwrap();
+    assert_eq!(cache.current().header.entries, 0);
+    assert_eq!(std::fs::read(aside.unwrap()).unwrap(), old);
+    assert_eq!(opened(&f.path(), 2).current().header.entries, 0);
+}
+
+#[test]
+fn an_outline_reads_the_header_and_names_other_versions() {
+    let f = Fixture::new();
+    assert!(outline(&f.path()).unwrap().is_none());
+    drop(f.filled());
+    let size = std::fs::metadata(f.path()).unwrap().len();
+    let seen = outline(&f.path()).unwrap().unwrap();
+    assert_eq!((seen.size, seen.version), (size, Some(2)));
+    assert_eq!(seen.header.unwrap().entries, 3);
+    std::fs::write(f.path(), b"PSIC\x01\x01aaaa").unwrap();
+    let seen = outline(&f.path()).unwrap().unwrap();
+    assert_eq!(seen.version, Some(1));
+    std::fs::write(f.path(), b"nonsense").unwrap();
+    let seen = outline(&f.path()).unwrap().unwrap();
+    assert_eq!(seen.version, None);
+    assert_eq!(seen.header.unwrap_err().kind(), Kind::Damaged);
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -19,7 +20,10 @@ mod read;
 mod section;
 mod span;
 
+pub use read::is_socket_token;
+
 use node::{At, Key, Node, Value};
+pub use read::is_plain;
 use section::File;
 
 /// Largest configuration, in bytes.
@@ -35,12 +39,22 @@ pub enum Scope {
 }
 
 /// What the process was started with: who it is, and its variables.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Environment {
     /// The effective user id.
     pub uid: u32,
     /// The variables.
     pub variables: BTreeMap<String, String>,
+}
+
+/// The variables' names only: `PSI_SOCKET_TOKEN` may be among them.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Environment")
+            .field("uid", &self.uid)
+            .field("variables", &self.variables.keys())
+            .finish()
+    }
 }
 
 impl Environment {
@@ -117,19 +131,15 @@ impl Config {
     }
 
     fn parse(path: &Path, text: &str, strict: bool, environment: &Environment) -> Result<Self> {
-        let mut root = Node::parse(text).map_err(|e| {
-            let place =
-                e.at.map_or_else(String::new, |at| format!(":{}:{}", at.line, at.column));
-            Error::new(
-                Kind::Config,
-                format!("{}{place}: {}", path.display(), e.why),
-            )
-        })?;
         let file = Rc::new(File {
             path: path.to_owned(),
             strict,
             warnings: RefCell::default(),
         });
+        let mut root = Node::parse(text).map_err(|e| {
+            let start = At::Line { line: 1, column: 1 };
+            file.error(e.at.unwrap_or(start), e.why).hint(e.hint)
+        })?;
         override_scalars(&mut root, environment);
         let mut config = read::config(&file, &root, environment)?;
         config.warnings = file.warnings.take();
@@ -150,7 +160,7 @@ fn override_scalars(root: &mut Node, environment: &Environment) {
             continue;
         };
         entries.retain(|(k, _)| k.name != key);
-        let at = At { line: 0, column: 0 };
+        let at = At::Variable(variable);
         let key = Key {
             at,
             name: key.to_owned(),
@@ -172,11 +182,15 @@ fn read_file(path: &Path) -> Result<Zeroizing<String>> {
     file.take(MAX_FILE + 1)
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
-    let wrong = |why: &str| Error::new(Kind::Config, format!("{} {why}", path.display()));
+    let wrong = |why: &str, hint: &str| {
+        Error::new(Kind::Config, format!("{} {why}", path.display())).hint(hint)
+    };
     if bytes.len() as u64 > MAX_FILE {
-        return Err(wrong("is larger than 1 MiB"));
+        let hint = "is it the right file? `--config FILE` or PSI_CONFIG names another";
+        return Err(wrong("is larger than 1 MiB", hint));
     }
-    let text = std::str::from_utf8(&bytes).map_err(|_| wrong("is not UTF-8"))?;
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|_| wrong("is not UTF-8", "save it as UTF-8; `file` tells what it is"))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 

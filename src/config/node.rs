@@ -7,11 +7,13 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 use zeroize::Zeroizing;
 
-/// Where something is in the file; both count from 1.
+/// Where something was said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct At {
-    pub line: u64,
-    pub column: u64,
+pub enum At {
+    /// In the file; both count from 1.
+    Line { line: u64, column: u64 },
+    /// In an environment variable.
+    Variable(&'static str),
 }
 
 /// A value and its place.
@@ -25,6 +27,8 @@ pub enum Value {
     Null,
     Bool(bool),
     Integer(i64),
+    /// One that is not kept: its text would not be the one in the file.
+    OtherNumber,
     Text(Zeroizing<String>),
     List(Vec<Node>),
     Map(Vec<(Key, Node)>),
@@ -36,7 +40,7 @@ impl Value {
         match self {
             Value::Null => "nothing",
             Value::Bool(_) => "true or false",
-            Value::Integer(_) => "a number",
+            Value::Integer(_) | Value::OtherNumber => "a number",
             Value::Text(_) => "text",
             Value::List(_) => "a list",
             Value::Map(_) => "a mapping",
@@ -54,6 +58,7 @@ pub struct Key {
 pub struct NotYaml {
     pub at: Option<At>,
     pub why: &'static str,
+    pub hint: &'static str,
 }
 
 impl Node {
@@ -68,20 +73,29 @@ impl Node {
         };
         serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options)
             .map(Node::from)
-            .map_err(|e| NotYaml {
-                at: e.location().map(|l| At {
-                    line: l.line(),
-                    column: l.column(),
-                }),
-                why: match e.without_snippet() {
-                    serde_saphyr::Error::DuplicateMappingKey { .. } => "this key was there before",
-                    serde_saphyr::Error::Budget { .. } => {
-                        "aliases, more than 16 levels or 10,000 values are not accepted"
-                    }
-                    _ => "this is not valid YAML",
-                },
-            })
+            .map_err(|e| not_yaml(&e))
     }
+}
+
+fn not_yaml(error: &serde_saphyr::Error) -> NotYaml {
+    let at = error.location().map(|l| At::Line {
+        line: l.line(),
+        column: l.column(),
+    });
+    let (why, hint) = match error.without_snippet() {
+        serde_saphyr::Error::DuplicateMappingKey { .. } => {
+            ("this key was there before", "keep one of the two")
+        }
+        serde_saphyr::Error::Budget { .. } => (
+            "aliases, more than 16 levels or 10,000 values are not accepted",
+            "write each value where it belongs",
+        ),
+        _ => (
+            "this is not valid YAML",
+            "indent with blanks, and put text with `: `, ` #` or a leading `*`, `&`, `!`, `@`, `%` in quotes",
+        ),
+    };
+    NotYaml { at, why, hint }
 }
 
 impl From<Spanned<Value>> for Node {
@@ -94,7 +108,7 @@ impl From<Spanned<Value>> for Node {
 }
 
 fn at<T>(spanned: &Spanned<T>) -> At {
-    At {
+    At::Line {
         line: spanned.referenced.line(),
         column: spanned.referenced.column(),
     }
@@ -136,14 +150,11 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(i64::try_from(value).map_or_else(
-            |_| Value::Text(Zeroizing::new(value.to_string())),
-            Value::Integer,
-        ))
+        Ok(i64::try_from(value).map_or(Value::OtherNumber, Value::Integer))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::Text(Zeroizing::new(value.to_string())))
+    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+        Ok(Value::OtherNumber)
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {

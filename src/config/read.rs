@@ -1,13 +1,14 @@
 //! From the tree of a file to a validated [`Config`].
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::node::{At, Node, Value};
-use crate::config::section::{File, Section, nearest};
+use crate::config::section::{File, Section, absolute, nearest};
 use crate::config::{
     Auth, Backend, CacheConfig, Config, Environment, Infisical, KeyRef, NitrokeyHsm,
     OnUnsealFailure, Project, Providers, Scope, TpmConfig, Workload, WorkloadSecrets,
@@ -64,10 +65,7 @@ pub fn config(file: &Rc<File>, root: &Node, environment: &Environment) -> Result
             "`scope` is accepted and without effect: who runs PSI decides",
         );
     }
-    let podman = match environment.get("CONTAINER_HOST") {
-        Some(host) => host.strip_prefix("unix://").map(PathBuf::from),
-        None => None,
-    };
+    let podman = container_host(file, environment)?;
     let state_dir = top.path("state_dir")?.unwrap_or(defaults.state_dir);
     let providers = providers(&top, &state_dir)?;
     let workloads = workloads(&top, &providers)?;
@@ -96,15 +94,40 @@ pub fn config(file: &Rc<File>, root: &Node, environment: &Environment) -> Result
     Ok(config)
 }
 
+/// Podman's own variable for where its API is.
+fn container_host(file: &File, environment: &Environment) -> Result<Option<PathBuf>> {
+    const NAME: &str = "CONTAINER_HOST";
+    let Some(host) = environment.get(NAME) else {
+        return Ok(None);
+    };
+    let at = At::Variable(NAME);
+    match host.strip_prefix("unix://") {
+        Some(path) => absolute(path).map(Some).map_err(|why| {
+            file.error(at, format!("the path {why}"))
+                .hint("unix:///run/podman/podman.sock")
+        }),
+        None => {
+            file.warn(
+                at,
+                "not unix://…, so without effect: PSI registers secrets with this host's Podman",
+            );
+            Ok(None)
+        }
+    }
+}
+
 fn driver_path(top: &Section<'_>) -> Result<PathBuf> {
-    let Some(path) = top.path("driver_path")? else {
+    let Some((at, text)) = top.text("driver_path")? else {
         return Ok("/usr/bin/psi-secret".into());
     };
+    let path = absolute(text).map_err(|why| top.file.error(at, format!("driver_path {why}")))?;
     if is_plain(&path) {
         return Ok(path);
     }
+    let what = "driver_path may have letters, digits and `/._-+` only";
     Err(top
-        .error("driver_path may have letters, digits and `/._-+` only")
+        .file
+        .error(at, what)
         .hint("it is written into a command that a shell runs"))
 }
 
@@ -120,12 +143,17 @@ fn socket_token(top: &Section<'_>) -> Result<Option<crate::secret::SecretValue>>
         return Ok(None);
     };
     let token = token.strip_suffix('\n').unwrap_or(token);
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._~+/=-".contains(&b);
-    if token.len() < 8 || !token.bytes().all(allowed) {
+    if !is_socket_token(token.as_bytes()) {
         let what = "socket_token must have at least 8 of the characters A-Za-z0-9._~+/=-";
         return Err(top.file.error(at, what));
     }
     Ok(Some(crate::secret::SecretValue::new(token.into())))
+}
+
+/// Whether `token` can be the socket's: at least 8 characters that HTTP takes as they are.
+pub fn is_socket_token(token: &[u8]) -> bool {
+    let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"._~+/=-".contains(b);
+    token.len() >= 8 && token.iter().all(allowed)
 }
 
 fn allowed_uids(top: &Section<'_>) -> Result<Vec<u32>> {
@@ -242,14 +270,22 @@ fn api_url(section: &Section<'_>) -> Result<String> {
             "must have a host, and neither user, query nor blanks",
         ));
     }
-    let loopback = ["127.", "localhost", "[::1]"]
-        .iter()
-        .any(|h| host.starts_with(h));
-    if scheme == "http" && !loopback {
+    if scheme == "http" && !is_loopback(host) {
         let what = "api_url is http: secrets travel in clear, use https";
         section.file.warn(at, what);
     }
     Ok(url.to_owned())
+}
+
+/// Whether `host`, with or without a port, is this machine.
+fn is_loopback(host: &str) -> bool {
+    let without_port = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = without_port.trim_matches(['[', ']']);
+    let is_loopback = |ip: IpAddr| ip.is_loopback();
+    address == "localhost" || address.parse().is_ok_and(is_loopback)
 }
 
 fn auth(section: Section<'_>, project: Option<&str>) -> Result<Auth> {
@@ -368,7 +404,7 @@ fn workloads(top: &Section<'_>, providers: &Providers) -> Result<BTreeMap<String
         if !is_workload_name(name) {
             let what = format!("{} is not the name of a workload", quote_name(name));
             return Err(named.file.error(key.at, what)
-                .hint("letters, digits, `_`, `.`, `-` and `@`, at most 100, beginning with a letter, digit or `_`"));
+                .hint("letters, digits, `_`, `.`, `-` and `@`, at most 100, beginning with a letter, digit or `_`, without `--`"));
         }
         let section = Section::open(&named.file, named.full(name), node)?;
         workloads.insert(name.clone(), workload(section, name, providers)?);

@@ -28,7 +28,12 @@ impl File {
     }
 
     fn place(&self, at: At, what: impl std::fmt::Display) -> String {
-        format!("{}:{}:{}: {what}", self.path.display(), at.line, at.column)
+        match at {
+            At::Line { line, column } => {
+                format!("{}:{line}:{column}: {what}", self.path.display())
+            }
+            At::Variable(name) => format!("{name}: {what}"),
+        }
     }
 }
 
@@ -49,7 +54,7 @@ impl<'a> Section<'a> {
             Value::Map(entries) => entries,
             Value::Null => &[],
             other => {
-                let what = format!("{name} must be a mapping, not {}", other.kind());
+                let what = format!("{} must be a mapping, not {}", shown(&name), other.kind());
                 return Err(file.error(node.at, what));
             }
         };
@@ -228,11 +233,7 @@ impl<'a> Section<'a> {
                 continue;
             }
             let name = quote_name(&key.name);
-            let section = match self.name.as_str() {
-                "" => "config.yaml",
-                name => name,
-            };
-            let what = format!("unknown key {name} in {section}");
+            let what = format!("unknown key {name} in {}", shown(&self.name));
             let hint = match nearest(&key.name, &known) {
                 Some(nearest) => format!("did you mean `{nearest}`?"),
                 None => format!("known keys: {}", known.join(", ")),
@@ -243,6 +244,13 @@ impl<'a> Section<'a> {
             self.file.warn(key.at, format!("{what}; {hint}"));
         }
         Ok(())
+    }
+}
+
+fn shown(section: &str) -> &str {
+    match section {
+        "" => "the top level",
+        name => name,
     }
 }
 
@@ -265,7 +273,7 @@ pub fn absolute(text: &str) -> Result<PathBuf, &'static str> {
 
 /// The word most like `given`, if one is like it at all.
 pub fn nearest<'w>(given: &str, words: &[&'w str]) -> Option<&'w str> {
-    let allowed = (given.chars().count() / 3).clamp(1, 3);
+    let allowed = given.chars().count().div_ceil(3).clamp(1, 3);
     words
         .iter()
         .map(|word| (distance(given, word), *word))
@@ -299,7 +307,7 @@ mod tests {
         let words = ["providers", "workloads", "cache"];
         assert_eq!(nearest("provider", &words), Some("providers"));
         assert_eq!(nearest("wrokloads", &words), Some("workloads"));
-        assert_eq!(nearest("cahce", &words), None);
+        assert_eq!(nearest("cahce", &words), Some("cache"));
         assert_eq!(nearest("cach", &words), Some("cache"));
         assert_eq!(nearest("zzz", &words), None);
     }

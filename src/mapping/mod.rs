@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
@@ -132,6 +133,15 @@ impl Mapping {
         }
         out.push(b'}');
         out
+    }
+}
+
+impl Mapping {
+    /// Tells one mapping from another where the mapping itself has no place: the SHA-256 of the
+    /// canonical bytes, in hexadecimal.
+    pub fn digest(&self) -> String {
+        let digest = digest::digest(&digest::SHA256, &self.canonical());
+        digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
     }
 }
 

@@ -1,13 +1,14 @@
 //! The state directory's mappings: one file per secret id, `0600`, read, written and removed
 //! through the directory's descriptor, so that no name can lead out of it.
 
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::fs::{Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::directory::{Directory, Owner};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{MAX_MAPPING, Mapping};
 use crate::secret::{SecretId, SecretName};
@@ -15,8 +16,10 @@ use crate::secret::{SecretId, SecretName};
 /// The mappings in one state directory.
 #[derive(Debug)]
 pub struct Store {
-    directory: OwnedFd,
+    directory: Directory,
     path: PathBuf,
+    /// A repeated request must not meet the first one's half-written file.
+    writing: Mutex<()>,
 }
 
 /// Tells one state of a file from another: it changes with every write and every replacement.
@@ -51,7 +54,7 @@ impl Store {
     /// # Errors
     /// [`Kind::Io`] naming the directory.
     pub fn open(state_dir: &Path) -> Result<Self> {
-        let failed = |e: std::io::Error| {
+        let failed = |e: io::Error| {
             Error::io(format!("cannot open {}", state_dir.display()), e)
                 .hint("`state_dir` must be a directory that PSI's user may write")
         };
@@ -59,11 +62,10 @@ impl Store {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(failed(e.into())),
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(state_dir, flags, Mode::empty());
         Ok(Self {
-            directory: directory.map_err(|e| failed(e.into()))?,
+            directory: Directory::open(state_dir).map_err(failed)?,
             path: state_dir.to_owned(),
+            writing: Mutex::new(()),
         })
     }
 
@@ -72,11 +74,9 @@ impl Store {
     /// # Errors
     /// [`Kind::Io`] naming the file.
     pub fn stamp(&self, name: &SecretName) -> Result<Option<Stamp>> {
-        match rustix::fs::statat(&self.directory, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(Stamp::of(&stat))),
-            Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(self.failed("read", name.as_str(), e.into())),
-        }
+        let stat = self.directory.stat(name.as_str().as_ref());
+        let stat = stat.map_err(|e| self.failed("read", name.as_str(), e))?;
+        Ok(stat.as_ref().map(Stamp::of))
     }
 
     /// The mapping called `name` with its file's state; nothing if there is no such file.
@@ -85,17 +85,16 @@ impl Store {
     /// [`Kind::Damaged`] if the file holds no mapping, [`Kind::Io`] if it cannot be read; both
     /// name it.
     pub fn get(&self, name: &SecretName) -> Result<Option<(Stamp, Mapping)>> {
-        let failed = |e: std::io::Error| self.failed("read", name.as_str(), e);
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = match rustix::fs::openat(&self.directory, name.as_str(), flags, Mode::empty()) {
-            Ok(file) => file,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(e) => return Err(failed(e.into())),
+        let failed = |e: io::Error| self.failed("read", name.as_str(), e);
+        let file = self
+            .directory
+            .open_file(name.as_str().as_ref(), OFlags::RDONLY);
+        let Some(file) = file.map_err(failed)? else {
+            return Ok(None);
         };
         let stat = rustix::fs::fstat(&file).map_err(|e| failed(e.into()))?;
         let mut bytes = Vec::new();
-        std::fs::File::from(file)
-            .take(MAX_MAPPING as u64 + 1)
+        file.take(MAX_MAPPING as u64 + 1)
             .read_to_end(&mut bytes)
             .map_err(failed)?;
         let mapping = Mapping::parse(&bytes).map_err(|e| self.corrupt(name, &e))?;
@@ -109,26 +108,19 @@ impl Store {
     /// there before is then still there.
     pub fn put(&self, id: &SecretId, mapping: &[u8]) -> Result<()> {
         Mapping::parse(mapping)?;
-        let temporary = format!(".{}.new", id.as_str());
-        let written = self.write_new(&temporary, mapping).and_then(|()| {
-            rustix::fs::renameat(&self.directory, &temporary, &self.directory, id.as_str())?;
-            Ok(rustix::fs::fsync(&self.directory)?)
-        });
-        written.map_err(|e| {
-            let _ = rustix::fs::unlinkat(&self.directory, &temporary, AtFlags::empty());
-            self.failed("write", id.as_str(), e)
-                .hint("see `df` and `mount` for a full or read-only disk")
-        })
+        let _writing = self.start_writing();
+        let mode = Mode::RUSR | Mode::WUSR;
+        let name = id.as_str().as_ref();
+        self.directory
+            .replace(name, mapping, mode, Owner::OfDirectory)
+            .map_err(|e| {
+                self.failed("write", id.as_str(), e)
+                    .hint("see `df` and `mount` for a full or read-only disk")
+            })
     }
 
-    fn write_new(&self, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-        // Left by a crash: only one process writes here.
-        let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.directory, name, flags, Mode::RUSR | Mode::WUSR)?;
-        let mut file = std::fs::File::from(file);
-        file.write_all(bytes)?;
-        file.sync_all()
+    fn start_writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes the mapping of `id`. Says whether there was one.
@@ -136,14 +128,12 @@ impl Store {
     /// # Errors
     /// [`Kind::Io`] naming the file.
     pub fn delete(&self, id: &SecretId) -> Result<bool> {
-        match rustix::fs::unlinkat(&self.directory, id.as_str(), AtFlags::empty()) {
-            Ok(()) => {
-                let synced = rustix::fs::fsync(&self.directory);
-                synced.map_err(|e| self.failed("remove", id.as_str(), e.into()))?;
-                Ok(true)
-            }
-            Err(Errno::NOENT) => Ok(false),
-            Err(e) => Err(self.failed("remove", id.as_str(), e.into())),
+        let _writing = self.start_writing();
+        let failed = |e| self.failed("remove", id.as_str(), e);
+        match self.directory.remove(id.as_str().as_ref()) {
+            Ok(()) => self.directory.sync().map(|()| true).map_err(failed),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(failed(e)),
         }
     }
 
@@ -152,22 +142,19 @@ impl Store {
     /// # Errors
     /// [`Kind::Io`] if the directory cannot be read.
     pub fn list(&self) -> Result<Vec<SecretName>> {
-        let failed = |e: Errno| self.failed("read", "", e.into());
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.directory).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_str().ok();
-            if let Some(name) = name.and_then(|n| SecretName::parse(n).ok())
-                && matches!(self.get(&name), Ok(Some(_)))
-            {
-                names.push(name);
-            }
-        }
+        let entries = self.directory.entries();
+        let entries = entries.map_err(|e| self.failed("read", "", e))?;
+        let mapped = |name: &SecretName| matches!(self.get(name), Ok(Some(_)));
+        let names = entries.iter().filter_map(|entry| entry.to_str());
+        let mut names: Vec<SecretName> = names
+            .filter_map(|name| SecretName::parse(name).ok())
+            .filter(mapped)
+            .collect();
         names.sort();
         Ok(names)
     }
 
-    fn failed(&self, verb: &str, name: &str, e: std::io::Error) -> Error {
+    fn failed(&self, verb: &str, name: &str, e: io::Error) -> Error {
         Error::io(
             format!("cannot {verb} {}", self.path.join(name).display()),
             e,
@@ -235,6 +222,25 @@ mod tests {
             assert_eq!(store.put(&id(), bad).unwrap_err().kind(), Kind::Damaged);
         }
         assert_eq!(std::fs::read(dir.path().join(ID)).unwrap(), MAPPING);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn many_writers_of_one_id_leave_one_whole_mapping() {
+        let (dir, store) = store();
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let store = &store;
+                scope.spawn(move || {
+                    let long = "x".repeat(n * 1000);
+                    let mapping = format!("{{\"provider\":\"local\",\"key\":\"{long}\"}}");
+                    for _ in 0..20 {
+                        store.put(&id(), mapping.as_bytes()).unwrap();
+                        store.get(&name(ID)).unwrap().unwrap();
+                    }
+                });
+            }
+        });
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

@@ -4,7 +4,7 @@
 //! decrypted stops the unit before any of PSI runs, so it is not bound to PCRs unless asked.
 
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -16,7 +16,7 @@ use crate::secret::SecretValue;
 pub const CREDENTIAL_NAME: &str = "psi-cache-key";
 
 /// Where systemd looks for sealed credentials that units import.
-const SEALED_FILE: &str = "/etc/credstore.encrypted/psi-cache-key";
+pub const SEALED_FILE: &str = "/etc/credstore.encrypted/psi-cache-key";
 
 /// Reads the slot key from the credentials directory, or, for a root tool that systemd did not
 /// start, opens the sealed file with systemd-creds.
@@ -37,11 +37,11 @@ impl Credential {
         }
     }
 
-    /// For a tool that root runs: the sealed file as well, where it lies by default.
-    pub fn for_root_tool(directory: Option<PathBuf>) -> Self {
+    /// For a tool that root runs: the sealed file as well.
+    pub fn for_root_tool(directory: Option<PathBuf>, sealed: &Path) -> Self {
         Self {
             directory,
-            sealed: Some(PathBuf::from(SEALED_FILE)),
+            sealed: Some(sealed.to_owned()),
         }
     }
 
@@ -65,7 +65,8 @@ impl Credential {
             Some(file) => {
                 let sealed = std::fs::read(file)
                     .map_err(|e| Error::io(format!("cannot read {}", file.display()), e))?;
-                key_from(&decrypt(&sealed)?, file)
+                let opened = decrypt(&file.display().to_string(), &sealed);
+                key_from(&opened.map_err(not_of_this_host)?, file)
             }
             None => Err(absent()),
         }
@@ -96,6 +97,16 @@ fn key_from(bytes: &SecretValue, file: &Path) -> Result<Key> {
         Error::new(Kind::Damaged, what)
             .hint("see `journalctl -u psi-secrets` for systemd-creds' message; `psi-cachectl init --backend credential` makes a new key")
     })
+}
+
+fn not_of_this_host(error: Error) -> Error {
+    match error.kind() {
+        Kind::Unreachable => error,
+        _ => error.hint(
+            "it was sealed for another TPM, host key or boot chain, and keeps psi-secrets.service from \
+             starting: move it away, then `psi-cachectl init --backend credential` seals a new key",
+        ),
+    }
 }
 
 fn absent() -> Error {
@@ -140,7 +151,8 @@ impl SealOptions {
     }
 
     /// Seals `key` with systemd-creds into the new file `file`; the key goes by standard input.
-    /// What was sealed is opened again before it is kept.
+    /// What was sealed is opened again before it is kept, and the file is there whole or not at
+    /// all: half of one would keep the service from starting.
     ///
     /// # Errors
     /// [`Kind::Refused`] if `file` exists, [`Kind::Unreachable`] if there is no systemd-creds,
@@ -165,7 +177,7 @@ impl SealOptions {
         let mut arguments = self.arguments(pcrs);
         arguments.extend(["-".to_owned(), "-".to_owned()]);
         let sealed = systemd_creds("seal a new key", &arguments, key.expose())?;
-        let opened = decrypt(&sealed)?;
+        let opened = decrypt("what it sealed", &sealed)?;
         if opened.expose() == key.expose() {
             return Ok(sealed);
         }
@@ -182,32 +194,49 @@ fn refuse_existing(file: &Path) -> Result<()> {
     }
     Err(
         Error::new(Kind::Refused, format!("{} exists already", file.display())).hint(
-            "it may be the only key of a cache: use it with `psi-cachectl init --backend credential` \
-             from a unit that imports it, or move it away first",
+            "it may be the only key of a cache: `psi-cachectl init --backend credential` uses it; \
+             move it away for a new one",
         ),
     )
 }
 
 fn write_new(file: &Path, bytes: &[u8]) -> Result<()> {
-    let failed = |e| Error::io(format!("cannot write {}", file.display()), e);
-    if let Some(parent) = file.parent() {
-        std::fs::create_dir_all(parent).map_err(failed)?;
-    }
+    let failed = |e| {
+        Error::io(format!("cannot write {}", file.display()), e)
+            .hint("name a file in a directory that can be written with `--sealed-key FILE`")
+    };
+    let parent = file.parent().unwrap_or(Path::new("/"));
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = parent.join(format!(".{name}.{}", std::process::id()));
+    // Left by a crash: no other process has this number.
+    let _ = std::fs::remove_file(&temporary);
+    let written = write_private(parent, &temporary, bytes).and_then(|()| {
+        // Unlike a rename, a link never takes the place of another file.
+        std::fs::hard_link(&temporary, file)
+    });
+    let _ = std::fs::remove_file(&temporary);
+    written
+        .and_then(|()| std::fs::File::open(parent)?.sync_all())
+        .map_err(failed)
+}
+
+fn write_private(directory: &Path, file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut make = std::fs::DirBuilder::new();
+    make.recursive(true).mode(0o700).create(directory)?;
     let mut out = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(file)
-        .map_err(failed)?;
-    out.write_all(bytes)
-        .and_then(|()| out.sync_all())
-        .map_err(failed)
+        .open(file)?;
+    out.write_all(bytes)?;
+    out.sync_all()
 }
 
-fn decrypt(sealed: &[u8]) -> Result<SecretValue> {
+/// Opens `sealed`, which messages call `what`.
+fn decrypt(what: &str, sealed: &[u8]) -> Result<SecretValue> {
     let name = format!("--name={CREDENTIAL_NAME}");
     let arguments = ["decrypt".to_owned(), name, "-".to_owned(), "-".to_owned()];
-    systemd_creds("open a sealed key", &arguments, sealed).map(SecretValue::new)
+    systemd_creds(&format!("open {what}"), &arguments, sealed).map(SecretValue::new)
 }
 
 /// Runs systemd-creds with `input` on its standard input; its standard output, if it succeeds.
@@ -217,7 +246,9 @@ fn systemd_creds(what: &str, arguments: &[String], input: &[u8]) -> Result<Vec<u
             std::io::ErrorKind::NotFound => Kind::Unreachable,
             _ => Kind::Io,
         };
-        Error::new(kind, "cannot run systemd-creds").because(e)
+        Error::new(kind, "cannot run systemd-creds")
+            .because(e)
+            .hint("run the command on the host, where systemd is")
     };
     let mut child = Command::new("systemd-creds")
         .args(arguments)

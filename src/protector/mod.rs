@@ -16,7 +16,7 @@ mod credential;
 mod recovery;
 mod tpm2;
 
-pub use credential::{CREDENTIAL_NAME, Credential, SealOptions};
+pub use credential::{CREDENTIAL_NAME, Credential, SEALED_FILE, SealOptions};
 pub use recovery::{Recovery, RecoveryKey};
 pub use tpm2::{Tpm2, silence_tss2};
 

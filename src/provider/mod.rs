@@ -5,11 +5,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Instant;
 
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
 use crate::secret::SecretValue;
+
+mod infisical;
 
 /// A future that a trait object can return.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -62,10 +65,13 @@ pub struct Discovered {
 pub trait Provider: Send + Sync {
     /// Every secret of `source`, one per key, in the order of the keys.
     ///
-    /// Nothing of an answer is handed on unless all of it is usable.
-    fn discover<'a>(&'a self, source: &'a Source) -> Answer<'a, Vec<Discovered>>;
+    /// Nothing of an answer is handed on unless all of it is usable. A provider that is down,
+    /// slow or rate limiting is asked again, with back-off, until `until` and no longer; a call
+    /// made later than that fails at once, unasked.
+    fn discover<'a>(&'a self, source: &'a Source, until: Instant) -> Answer<'a, Vec<Discovered>>;
 
-    /// The value that `mapping` points to.
+    /// The value that `mapping` points to, in one attempt. How long that may take is the caller's
+    /// business: dropping the answer ends it.
     fn lookup<'a>(&'a self, mapping: &'a Mapping) -> Answer<'a, SecretValue>;
 }
 
@@ -75,22 +81,33 @@ pub type FindCredential<'a> = &'a dyn Fn(&str) -> Result<Option<SecretValue>>;
 /// The configured provider `name`.
 ///
 /// # Errors
-/// [`Kind::Config`] if it is not configured, or this version can't use it.
+/// [`Kind::Config`] if it is not configured, its trust root can't be read, or this version can't
+/// use it. A missing client secret is an error of the calls that need it, not of this one.
 pub fn open(
     config: &Config,
     name: ProviderName,
-    _credentials: FindCredential<'_>,
+    credentials: FindCredential<'_>,
 ) -> Result<Box<dyn Provider>> {
-    if !config.providers.has(name) {
-        let what = format!("provider {name} is not configured");
-        return Err(Error::new(Kind::Config, what).hint(format!(
-            "add `providers.{name}` to {}",
-            config.file.display()
-        )));
+    match (name, &config.providers.infisical) {
+        (ProviderName::Infisical, Some(settings)) => {
+            let provider = infisical::Infisical::open(config, settings, credentials)?;
+            Ok(Box::new(provider))
+        }
+        _ if config.providers.has(name) => Err(not_built(name)),
+        _ => Err(not_configured(config, name)),
     }
-    Err(Error::new(
-        Kind::Config,
-        format!("provider {name} can't be used in this version"),
-    )
-    .hint("the cache answers what was handed over"))
+}
+
+/// There is no `providers.<name>`.
+pub fn not_configured(config: &Config, name: ProviderName) -> Error {
+    let what = format!("provider {name} is not configured");
+    Error::new(Kind::Config, what).hint(format!(
+        "add `providers.{name}` to {}",
+        config.file.display()
+    ))
+}
+
+fn not_built(name: ProviderName) -> Error {
+    let what = format!("provider {name} can't be used in this version");
+    Error::new(Kind::Config, what).hint("the cache answers what was handed over")
 }

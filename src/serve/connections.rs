@@ -86,13 +86,14 @@ async fn accept(
 ) -> JoinSet<()> {
     let mut connections = JoinSet::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return connections;
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
         };
-        let accepted = tokio::select! {
+        let (place, accepted) = tokio::select! {
             biased;
             () = stopped(&mut stopping) => return connections,
-            accepted = listener.accept() => accepted,
+            next = next => next,
         };
         while connections.try_join_next().is_some() {}
         match accepted {

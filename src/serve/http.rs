@@ -20,9 +20,10 @@ use crate::mapping::{MAX_MAPPING, ProviderName};
 use crate::secret::{SecretId, SecretName, quote_name};
 use crate::serve::Server;
 use crate::serve::access::Peer;
-use crate::serve::lookup::Missing;
+use crate::serve::lookup::{Missing, OPENING_PATIENCE};
 use crate::wire::{
-    Check, Checked, Failure, Init, Invalidate, Invalidated, MAX_HAND_OVER, Verified,
+    Check, Checked, CheckedId, Failure, Init, Initialised, Invalidate, Invalidated, MAX_HAND_OVER,
+    Verified,
 };
 
 /// How long a request's body may take.
@@ -145,7 +146,12 @@ async fn route(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
-    let path = request.uri().path().to_owned();
+    // With the query: an id that has one is no id.
+    let path = request
+        .uri()
+        .path_and_query()
+        .map(|path| path.as_str().to_owned());
+    let path = path.unwrap_or_default();
     let mut parts = path.strip_prefix('/').unwrap_or_default().splitn(2, '/');
     let (first, rest) = (parts.next().unwrap_or_default(), parts.next());
     let method = request.method().clone();
@@ -287,7 +293,7 @@ fn parse_id(id: &str) -> Result<SecretId, Refusal> {
 
 async fn cache(server: &Arc<Server>, operation: &str, body: Incoming) -> Result<Answer, Refusal> {
     match operation {
-        "check" => check(server, &read_body(body, MAX_QUESTION).await?),
+        "check" => check(server, &read_body(body, MAX_QUESTION).await?).await,
         "invalidate" => invalidate(server, &read_body(body, MAX_QUESTION).await?).await,
         "verify" => {
             let header = server.sealed.verify().await?;
@@ -295,9 +301,7 @@ async fn cache(server: &Arc<Server>, operation: &str, body: Incoming) -> Result<
         }
         "init" => {
             let asked: Init = parse(&read_body(body, MAX_QUESTION).await?)?;
-            let server = Arc::clone(server);
-            let header = to_the_end(async move { server.sealed.init(asked.force).await }).await?;
-            Ok(json(&Verified::from(&header)))
+            init(server, asked.force).await
         }
         provider => match ProviderName::parse(provider) {
             Some(provider) => {
@@ -312,6 +316,19 @@ async fn cache(server: &Arc<Server>, operation: &str, body: Incoming) -> Result<
             )),
         },
     }
+}
+
+async fn init(server: &Arc<Server>, force: bool) -> Result<Answer, Refusal> {
+    let task = Arc::clone(server);
+    let made = to_the_end(async move { task.sealed.init(force).await }).await;
+    let (header, replaced) = made.map_err(|e| match e.kind() {
+        Kind::Unreachable => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "no_key", &e),
+        _ => e.into(),
+    })?;
+    Ok(json(&Initialised {
+        header: Verified::from(&header),
+        replaced: replaced.map(|path| path.display().to_string()),
+    }))
 }
 
 async fn hand_over(
@@ -348,10 +365,13 @@ async fn hand_over(
     Ok(json(&handed_over))
 }
 
-fn check(server: &Server, body: &[u8]) -> Result<Answer, Refusal> {
+async fn check(server: &Server, body: &[u8]) -> Result<Answer, Refusal> {
     let asked: Check = parse(body)?;
+    server.sealed.settled(OPENING_PATIENCE).await;
     let lookups = &server.lookups;
-    let by_name = |id: &String| SecretName::parse(id).is_ok_and(|n| lookups.name_is_sealed(&n));
+    let by_name = |id: &String| {
+        SecretName::parse(id).map_or_else(|_| CheckedId::default(), |name| lookups.check(&name))
+    };
     Ok(json(&Checked {
         mappings: asked
             .mappings

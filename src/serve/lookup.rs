@@ -18,6 +18,7 @@ use crate::mapping::{Mapping, ProviderName, Stamp, Store};
 use crate::secret::{SecretName, SecretValue};
 use crate::serve::providers::Providers;
 use crate::serve::sealed::{Sealed, State};
+use crate::wire::CheckedId;
 
 /// How long a lookup waits for the cache to be opened: less than psi-secret's own patience.
 pub const OPENING_PATIENCE: Duration = Duration::from_secs(60);
@@ -100,6 +101,27 @@ impl Memory {
         self.epochs.get(&provider).copied().unwrap_or_default()
     }
 
+    /// What is in flight is waited for by those who asked before, and by nobody else.
+    fn begin_epoch(&mut self, provider: ProviderName) {
+        *self.epochs.entry(provider).or_default() += 1;
+        self.flights.retain(|m, _| m.provider() != provider);
+    }
+
+    /// Notes what the provider said, within the epoch in which it was asked.
+    fn land(&mut self, mapping: Arc<Mapping>, outcome: &Outcome, remember: bool) {
+        self.flights.remove(&mapping);
+        match outcome {
+            Ok(value) if remember => {
+                self.learned.insert(mapping, Arc::clone(value));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let failure = (Instant::now(), Arc::clone(error));
+                self.failed.insert(mapping, failure);
+            }
+        }
+    }
+
     fn recent_failure(&mut self, mapping: &Mapping) -> Option<Arc<Error>> {
         self.failed
             .retain(|_, (since, _)| since.elapsed() < FAILURE_MEMORY);
@@ -130,13 +152,14 @@ impl Lookups {
         )
     }
 
-    /// Uses other providers from now on.
+    /// Uses other providers from now on. What failed with those before is tried again.
     pub fn use_providers(&self, providers: Providers) {
         let mut current = self
             .providers
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         *current = Arc::new(providers);
+        self.memory().failed.clear();
     }
 
     /// The value that `name` stands for.
@@ -259,16 +282,8 @@ impl Lookups {
                 .map(Arc::new)
                 .map_err(Arc::new);
             let mut memory = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            memory.flights.remove(&mapping);
-            match &outcome {
-                Ok(value) if remember && memory.epoch(mapping.provider()) == epoch => {
-                    memory.learned.insert(mapping, Arc::clone(value));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    let failure = (Instant::now(), Arc::clone(error));
-                    memory.failed.insert(mapping, failure);
-                }
+            if memory.epoch(mapping.provider()) == epoch {
+                memory.land(mapping, &outcome, remember);
             }
             drop(memory);
             landed.send_replace(Some(outcome));
@@ -279,7 +294,7 @@ impl Lookups {
     /// Forgets what was learned live from `provider`: it has handed over all it has.
     pub fn forget_provider(&self, provider: ProviderName) {
         let mut memory = self.memory();
-        *memory.epochs.entry(provider).or_default() += 1;
+        memory.begin_epoch(provider);
         memory.learned.retain(|m, _| m.provider() != provider);
         memory.failed.retain(|m, _| m.provider() != provider);
     }
@@ -295,7 +310,8 @@ impl Lookups {
             Err(error) => return Ok(Err(error)),
         };
         let mut memory = self.memory();
-        *memory.epochs.entry(mapping.provider()).or_default() += 1;
+        memory.begin_epoch(mapping.provider());
+        memory.failed.remove(&mapping);
         let learned = memory.learned.remove(&mapping).is_some();
         Ok(Ok(sealed || learned))
     }
@@ -311,9 +327,15 @@ impl Lookups {
         }
     }
 
-    /// Whether `name` has a mapping whose value the sealed cache has.
-    pub fn name_is_sealed(&self, name: &SecretName) -> bool {
-        self.mapping(name).is_ok_and(|m| self.is_sealed(&m))
+    /// What `name` stands for, and whether the sealed cache has its value.
+    pub fn check(&self, name: &SecretName) -> CheckedId {
+        match self.mapping(name) {
+            Ok(mapping) => CheckedId {
+                digest: Some(mapping.digest()),
+                sealed: self.is_sealed(&mapping),
+            },
+            Err(_) => CheckedId::default(),
+        }
     }
 
     /// How many values are in memory only.

@@ -10,9 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use crate::cache::Lock;
-use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::cache;
+use crate::config::{Config, is_socket_token};
+use crate::error::{Error, Kind, Result};
 use crate::mapping::{ProviderName, Store};
 use crate::protector::Credential;
 use crate::provider::Provider;
@@ -112,7 +112,17 @@ fn access(config: &Config, credentials: &Credentials) -> Result<Access> {
         let token = config.socket_token.as_ref();
         token.map(|t| crate::secret::SecretValue::new(t.expose().to_vec()))
     };
-    let token = credentials.read("psi-socket-token")?.or_else(configured);
+    let credential = credentials.read("psi-socket-token")?;
+    if credential
+        .as_ref()
+        .is_some_and(|t| !is_socket_token(t.expose()))
+    {
+        let what = "the credential psi-socket-token must have at least 8 of the characters A-Za-z0-9._~+/=-";
+        return Err(Error::new(Kind::Config, what).hint(
+            "seal a token with `systemd-creds encrypt --name=psi-socket-token`, or remove the credential for none",
+        ));
+    }
+    let token = credential.or_else(configured);
     let own_uid = rustix::process::geteuid().as_raw();
     Ok(Access::new(own_uid, config.allowed_uids.clone(), token))
 }
@@ -134,10 +144,11 @@ pub fn run(config: &Config, environment: &Environment) -> Result<()> {
 }
 
 async fn serve(config: &Config, environment: &Environment) -> Result<()> {
-    let server = Arc::new(Server::new(config, environment)?);
-    let _lock = Lock::acquire_within(&config.state_dir, LOCK_PATIENCE)?;
-    let sockets = Sockets::take(&config.socket)?;
+    // First: process 1 of a container never sees a signal that it does not handle.
     let mut signals = Signals::new()?;
+    let server = Arc::new(Server::new(config, environment)?);
+    let _lock = cache::lock(&config.state_dir, LOCK_PATIENCE)?;
+    let sockets = Sockets::take(&config.socket)?;
     let (stop, stopping) = watch::channel(false);
     let connections = Connections::accept(&sockets, &server, &stopping)?;
     let opening = {
@@ -151,7 +162,11 @@ async fn serve(config: &Config, environment: &Environment) -> Result<()> {
     };
     let watchdog = tokio::spawn(watch_over(Arc::clone(&server)));
     while let Event::Reload = signals.next().await {
-        reload(&server, environment).await;
+        // A device that hangs must not hold up the end.
+        tokio::select! {
+            () = reload(&server, environment) => {}
+            () = signals.stop() => break,
+        }
     }
     info!("stopping; what is in flight is answered first");
     systemd::notify_stopping();
@@ -218,6 +233,13 @@ impl Signals {
             _ = self.terminate.recv() => Event::Stop,
             _ = self.interrupt.recv() => Event::Stop,
             _ = self.hangup.recv() => Event::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }

@@ -47,7 +47,7 @@ impl Providers {
         let name = mapping.provider();
         let outcome = match self.by_name.get(&name) {
             None => Err(not_configured(name)),
-            Some(Err(error)) => Err(again(error)),
+            Some(Err(error)) => Err(error.again()),
             Some(Ok(provider)) => self.ask(name, provider.as_ref(), mapping).await,
         };
         self.note(name, &outcome);
@@ -90,14 +90,6 @@ impl Providers {
     }
 }
 
-fn again(error: &Error) -> Error {
-    let copy = Error::new(error.kind(), error.to_string());
-    match error.next_step() {
-        Some(hint) => copy.hint(hint),
-        None => copy,
-    }
-}
-
 fn not_configured(name: ProviderName) -> Error {
     Error::new(Kind::Config, format!("provider {name} is not configured")).hint(format!(
         "add `providers.{name}` to config.yaml, then `systemctl reload psi-secrets.service`"
@@ -114,6 +106,8 @@ fn too_slow(name: ProviderName, timeout: Duration) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use crate::provider::{Answer, Discovered, Source};
 
@@ -121,7 +115,7 @@ mod tests {
     struct Stub(Option<&'static str>);
 
     impl Provider for Stub {
-        fn discover<'a>(&'a self, _: &'a Source) -> Answer<'a, Vec<Discovered>> {
+        fn discover<'a>(&'a self, _: &'a Source, _: Instant) -> Answer<'a, Vec<Discovered>> {
             Box::pin(async { Ok(Vec::new()) })
         }
         fn lookup<'a>(&'a self, _: &'a Mapping) -> Answer<'a, SecretValue> {

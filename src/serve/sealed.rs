@@ -2,7 +2,7 @@
 //!
 //! Whatever touches the disk or a device runs on a thread of its own, one at a time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::cache::{Attempt, Cache, Header, Opening, no_slot_opens};
 use crate::config::{Backend, CacheConfig, TpmConfig};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
-use crate::protector::{self, Credential};
+use crate::protector::{self, Credential, Protector};
 use crate::wire::{HandOver, HandedOver};
 
 /// What can be asked of the sealed cache now.
@@ -118,15 +118,12 @@ impl Sealed {
         if matches!(self.state(), State::Open(_)) {
             return;
         }
-        let Some(backend) = self.backend else {
+        if self.is_off() {
             self.state.send_replace(State::Off);
             return;
-        };
-        let (path, credential, tpm) =
-            (self.path.clone(), self.credential.clone(), self.tpm.clone());
-        let opening =
-            blocking(move || Cache::open(&path, &protector::to_open(backend, credential, &tpm)?))
-                .await;
+        }
+        let (path, protectors) = (self.path.clone(), self.to_open());
+        let opening = blocking(move || Cache::open(&path, &protectors()?)).await;
         self.state.send_replace(self.outcome(opening));
     }
 
@@ -166,15 +163,13 @@ impl Sealed {
         json: Zeroizing<Vec<u8>>,
     ) -> Result<HandedOver> {
         let _changing = self.changing.lock().await;
-        if matches!(self.state(), State::Closed(_) | State::Absent) {
-            self.open_now().await;
-        }
+        self.open_now().await;
         let cache = match self.state() {
             State::Open(cache) => Some(cache),
             State::Absent => None,
             other => return Err(not_open(&other)),
         };
-        let create = self.creation(false);
+        let create = self.creation();
         let (cache, handed_over) = blocking(move || {
             let hand_over = parse_hand_over(provider, &json)?;
             let cache = cache.map_or_else(create, Ok)?;
@@ -187,34 +182,54 @@ impl Sealed {
     }
 
     /// Starts an empty cache. An existing file is put aside, as `cache.enc.replaced-<time>`, and
-    /// only if `force` is given.
+    /// only if `force` is given; its new path is returned with the new header.
     ///
     /// # Errors
-    /// [`Kind::Refused`] if there is a file and no `force`, or the cache is off; what
-    /// [`Cache::create`] says.
-    pub async fn init(&self, force: bool) -> Result<Header> {
+    /// [`Kind::Refused`] if a cache is open or a file is there and no `force`, or the cache is
+    /// off; [`Kind::Unreachable`] if there is no key to seal it with; what [`Cache::create`] says.
+    pub async fn init(&self, force: bool) -> Result<(Header, Option<PathBuf>)> {
         let _changing = self.changing.lock().await;
-        if matches!(self.state(), State::Off) {
-            return Err(not_open(&State::Off));
+        match self.state() {
+            State::Off => return Err(not_open(&State::Off)),
+            State::Open(_) if !force => return Err(already_open(&self.path)),
+            _ => {}
         }
-        let cache = blocking(self.creation(force)).await?;
-        let header = cache.current().header.clone();
-        self.state.send_replace(State::Open(cache));
-        Ok(header)
-    }
-
-    fn creation(&self, force: bool) -> impl FnOnce() -> Result<Arc<Cache>> + Send + 'static {
-        let (path, credential, backend) =
-            (self.path.clone(), self.credential.clone(), self.backend);
-        move || {
-            let backend = backend.ok_or_else(|| not_open(&State::Off))?;
-            let protectors = protector::to_create(backend, credential)?;
-            let (cache, aside) = Cache::init(&path, &protectors, force)?;
+        let (path, protectors) = (self.path.clone(), self.to_create());
+        let (cache, aside) = blocking(move || {
+            let (cache, aside) = Cache::init(&path, &protectors()?, force)?;
             info!("{} was created", path.display());
-            if let Some(aside) = aside {
+            if let Some(aside) = &aside {
                 info!("the old cache is now {}", aside.display());
             }
-            Ok(Arc::new(cache))
+            Ok((Arc::new(cache), aside))
+        })
+        .await?;
+        let header = cache.current().header.clone();
+        self.state.send_replace(State::Open(cache));
+        Ok((header, aside))
+    }
+
+    /// Makes an empty cache that its first commit saves.
+    fn creation(&self) -> impl FnOnce() -> Result<Arc<Cache>> + Send + 'static {
+        let (path, protectors) = (self.path.clone(), self.to_create());
+        move || Cache::unsaved(&path, &protectors()?).map(Arc::new)
+    }
+
+    /// What may open the cache; a device may take its time.
+    fn to_open(&self) -> impl FnOnce() -> Result<Vec<Box<dyn Protector>>> + Send + 'static {
+        let (backend, credential, tpm) = (self.backend, self.credential.clone(), self.tpm.clone());
+        move || {
+            let backend = backend.ok_or_else(|| not_open(&State::Off))?;
+            protector::to_open(backend, credential, &tpm)
+        }
+    }
+
+    /// What seals a new cache.
+    fn to_create(&self) -> impl FnOnce() -> Result<Vec<Box<dyn Protector>>> + Send + 'static {
+        let (backend, credential) = (self.backend, self.credential.clone());
+        move || {
+            let backend = backend.ok_or_else(|| not_open(&State::Off))?;
+            protector::to_create(backend, credential)
         }
     }
 
@@ -231,11 +246,13 @@ impl Sealed {
     /// Drops the value of `mapping`. Says whether there was one.
     ///
     /// # Errors
-    /// What [`Cache::invalidate`] says. A cache that is not open has nothing to drop.
+    /// What [`Cache::invalidate`] says, and why the cache is closed: its file may well have the
+    /// value. A cache that is off or not there has nothing to drop.
     pub async fn invalidate(&self, mapping: &Mapping) -> Result<bool> {
         let _changing = self.changing.lock().await;
-        let Ok(cache) = self.open_cache() else {
-            return Ok(false);
+        let cache = match self.state() {
+            State::Off | State::Absent => return Ok(false),
+            _ => self.open_cache()?,
         };
         let key = cache.keyer().entry_key(mapping);
         blocking(move || cache.invalidate(&key)).await
@@ -281,6 +298,12 @@ fn log_attempt(attempt: &Attempt) {
         None => info!("slot {slot} ({kind}) opened the cache in {took} ms"),
         Some(error) => warn!("slot {slot} ({kind}) did not open in {took} ms: {error}"),
     }
+}
+
+fn already_open(path: &Path) -> Error {
+    let what = format!("{} is open and in use", path.display());
+    Error::new(Kind::Refused, what)
+        .hint("`psi-cachectl status` describes it; `--force` puts it aside and starts anew")
 }
 
 fn not_open(state: &State) -> Error {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
+use crate::mapping::ProviderName;
 use crate::serve::Server;
 use crate::serve::sealed::State;
 use crate::wire::Verified;
@@ -13,8 +14,8 @@ use crate::wire::Verified;
 #[derive(Debug, Serialize)]
 pub struct Status {
     version: &'static str,
-    /// Whether lookups can be answered: from the open cache, or by a provider whose last call
-    /// did not fail.
+    /// Whether lookups can be answered: from the open cache, or by a provider beyond it whose last
+    /// call did not fail.
     pub healthy: bool,
     /// What is wrong, one sentence each.
     pub why: Vec<String>,
@@ -58,7 +59,11 @@ impl Status {
                 trouble: trouble.map(|kind| kind.to_string()),
             })
             .collect();
-        let live = providers.iter().any(|p| p.trouble.is_none());
+        // What is local is in the cache and nowhere else.
+        let is_source = |p: &ProviderStatus| p.name != ProviderName::Local.as_str();
+        let live = providers
+            .iter()
+            .any(|p| is_source(p) && p.trouble.is_none());
         Self {
             version: env!("CARGO_PKG_VERSION"),
             healthy: match state {

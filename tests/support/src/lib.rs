@@ -1,1 +1,9 @@
 //! What the tests and the demo run against.
+
+pub mod http;
+pub mod infisical;
+pub mod podman;
+pub mod proxy;
+pub mod psi;
+pub mod swtpm;
+pub mod wait;

@@ -1,0 +1,73 @@
+//! psi-cachectl's commands.
+//!
+//! psi-serve owns the cache while it runs and is asked; otherwise a command does the same itself,
+//! under the same lock and through the same module.
+
+use std::path::Path;
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::protector::Credential;
+use crate::systemd::Credentials;
+
+mod init;
+mod invalidate;
+mod owner;
+mod refresh;
+mod status;
+
+/// What to do.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Make an empty cache and, where there is none yet, the key that seals it.
+    Init(init::Args),
+    /// Say what the cache file says of itself, and how psi-serve is.
+    Status(status::Args),
+    /// Fetch from the providers now, as psi-setup does.
+    Refresh(refresh::Args),
+    /// Drop the value of one secret.
+    Invalidate(invalidate::Args),
+}
+
+/// What a command found or did.
+#[derive(Debug)]
+pub struct Outcome {
+    /// For standard output.
+    pub text: String,
+    /// The exit status, or what is wrong nonetheless, e.g. with the cache that was described.
+    pub end: Result<u8>,
+}
+
+impl Outcome {
+    fn done(text: String) -> Self {
+        Self { text, end: Ok(0) }
+    }
+}
+
+impl Command {
+    /// Finds wrong usage before anything is read.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Usage`], or [`crate::Kind::Config`] for what this version can't do.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Command::Init(args) => args.check(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Does it. `sealed_key` is the cache's key as systemd-creds sealed it.
+    ///
+    /// # Errors
+    /// Why it was not done; everything is then as it was.
+    pub async fn run(&self, config: &Config, sealed_key: &Path) -> Result<Outcome> {
+        let directory = Credentials::from_env().directory;
+        let credential = Credential::for_root_tool(directory, sealed_key);
+        match self {
+            Command::Init(args) => init::init(config, credential, sealed_key, args).await,
+            Command::Status(args) => status::status(config, credential, args).await,
+            Command::Refresh(args) => refresh::refresh(config, args).await,
+            Command::Invalidate(args) => invalidate::invalidate(config, credential, args).await,
+        }
+    }
+}

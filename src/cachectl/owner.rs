@@ -1,0 +1,79 @@
+//! Who may touch the cache: psi-serve while it runs, else whoever takes the lock.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cache::{self, Cache, Opening, no_slot_opens};
+use crate::client::Client;
+use crate::config::{Backend, Config};
+use crate::error::{Kind, Result};
+use crate::lock::Lock;
+use crate::protector::{self, Credential, Protector};
+
+/// How long a psi-serve that is starting or ending, or another psi-cachectl, is waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The cache's owner.
+pub enum Owner {
+    /// A running psi-serve.
+    Serve(Client),
+    /// This process, as long as it has the lock.
+    Us(Lock),
+}
+
+/// Finds psi-serve by the lock it holds, or takes the lock. The socket alone says nothing: systemd
+/// may hold it, and would start psi-serve for the asking.
+///
+/// # Errors
+/// [`Kind::Unreachable`] if the lock is held and psi-serve does not answer, [`Kind::Io`] if there
+/// is no state directory.
+pub async fn find(config: &Config) -> Result<Owner> {
+    let start = Instant::now();
+    let mut client = Client::of(config)?.with_patience(Duration::ZERO);
+    loop {
+        match cache::lock(&config.state_dir, Duration::ZERO) {
+            Ok(lock) => return Ok(Owner::Us(lock)),
+            Err(e) if e.kind() == Kind::Unreachable => {}
+            Err(e) => return Err(e),
+        }
+        match client.status().await {
+            Ok(_) => {
+                client = client.with_patience(PATIENCE);
+                return Ok(Owner::Serve(client));
+            }
+            Err(e) if e.kind() == Kind::Unreachable && start.elapsed() < PATIENCE => {}
+            Err(e) => return Err(e),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Opens the cache for the holder of the lock; nothing if there is no file.
+///
+/// # Errors
+/// [`Kind::Unreachable`] if no slot opens it, [`Kind::Damaged`] if it is not what was saved.
+pub fn open_cache(config: &Config, credential: Credential) -> Result<Option<Arc<Cache>>> {
+    let protectors = to_open(config, credential)?;
+    match Cache::open(&config.cache.path, &protectors)? {
+        Opening::Absent => Ok(None),
+        Opening::Opened(cache, _) => Ok(Some(cache)),
+        Opening::NoSlot(attempts) => Err(no_slot_opens(&attempts)),
+    }
+}
+
+/// What may open the cache. Without a backend: what `tpm` stands for.
+///
+/// # Errors
+/// [`Kind::Config`] for a backend that this version can't use.
+pub fn to_open(config: &Config, credential: Credential) -> Result<Vec<Box<dyn Protector>>> {
+    let backend = config.cache.backend.unwrap_or(Backend::Tpm);
+    protector::to_open(backend, credential, &config.cache.tpm)
+}
+
+/// What seals a new cache; else as [`to_open`].
+///
+/// # Errors
+/// As [`to_open`].
+pub fn to_create(config: &Config, credential: Credential) -> Result<Vec<Box<dyn Protector>>> {
+    protector::to_create(config.cache.backend.unwrap_or(Backend::Tpm), credential)
+}

@@ -1,0 +1,402 @@
+//! `psi-cachectl status`: what the cache file says of itself, whether it opens, how psi-serve is.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::cache::{self, Header, Outline};
+use crate::cachectl::Outcome;
+use crate::cachectl::owner::{self, Owner};
+use crate::cli;
+use crate::client::Client;
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::protector::Credential;
+use crate::wire::Verified;
+
+/// How long psi-serve may take to say how it is.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// 10000-01-01, in seconds since 1970: no date beyond it is written out.
+const END_OF_DATES: u64 = 253_402_300_800;
+
+/// `psi-cachectl status`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Open the cache and authenticate all of it: exit 0 if it is good, 65 if it is damaged or of
+    /// another version, 66 if there is none, 69 if no slot opens it.
+    #[arg(long)]
+    pub verify: bool,
+    /// One JSON object on one line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `--json` prints. Keys are only ever added.
+///
+/// ```json
+/// {"path": "/var/lib/psi/cache.enc", "enabled": true, "backend": "tpm",
+///  "file": {"size": 1234, "version": 2, "written_at": 1795553000, "key_id": "0123456789abcdef",
+///           "generation": 7, "entries": 12, "local": 0,
+///           "slots": [{"id": 1, "kind": "credential", "label": "", "created_at": 1795550000}]},
+///  "verified": true, "trouble": null,
+///  "psi_serve": {"running": true, "status": {…}, "trouble": null}}
+/// ```
+///
+/// Times are in seconds since 1970. `backend` is null if none is set. `file` is null if there is
+/// none; of `file` only `size` and `version` are not null if its header can't be read, and
+/// `version` is null if it is no cache at all. `verified` is null without `--verify`. `status` is
+/// the answer of psi-serve to `GET /status`, null if it does not run or did not answer.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    path: PathBuf,
+    enabled: bool,
+    backend: Option<&'static str>,
+    file: Option<File>,
+    verified: Option<bool>,
+    trouble: Option<Trouble>,
+    psi_serve: Serve,
+}
+
+#[derive(Debug, Serialize)]
+struct File {
+    size: u64,
+    version: Option<u8>,
+    written_at: Option<u64>,
+    key_id: Option<String>,
+    generation: Option<u64>,
+    entries: Option<u64>,
+    local: Option<u64>,
+    slots: Option<Vec<Slot>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Slot {
+    id: u32,
+    kind: String,
+    label: String,
+    created_at: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Trouble {
+    what: String,
+    next: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Serve {
+    running: bool,
+    status: Option<serde_json::Value>,
+    trouble: Option<Trouble>,
+}
+
+impl Trouble {
+    fn of(error: &Error) -> Self {
+        Self {
+            what: error.to_string(),
+            next: error.next_step().map(str::to_owned),
+        }
+    }
+}
+
+/// Describes the cache. Without `--verify` nothing is opened and no device is asked.
+///
+/// # Errors
+/// [`Kind::Io`] if the file can't be read. A file that is damaged, or does not open where that was
+/// asked for, is described, and is the outcome's failure.
+pub async fn status(config: &Config, credential: Credential, args: &Args) -> Result<Outcome> {
+    let outline = cache::outline(&config.cache.path)?;
+    let mut failure = outline.as_ref().and_then(header_failure);
+    let mut file = outline.map(File::of);
+    let mut verified = None;
+    if args.verify {
+        match verify(config, credential, &file, failure.take()).await {
+            Ok(header) => {
+                file.iter_mut().for_each(|file| file.take_over(&header));
+                verified = Some(true);
+            }
+            Err(error) => {
+                verified = Some(false);
+                failure = Some(error);
+            }
+        }
+    }
+    let status = Status {
+        path: config.cache.path.clone(),
+        enabled: config.cache.enabled,
+        backend: config.cache.backend.map(crate::config::Backend::as_str),
+        file,
+        verified,
+        trouble: failure.as_ref().map(Trouble::of),
+        psi_serve: ask_psi_serve(config).await?,
+    };
+    let text = match args.json {
+        true => to_json(&status)?,
+        false => status.to_text(),
+    };
+    // An older version is no failure, unless it was to be opened.
+    let failure = failure.filter(|_| args.verify || !status.is_of_version_1());
+    let end = failure.map_or(Ok(0), Err);
+    Ok(Outcome { text, end })
+}
+
+fn header_failure(outline: &Outline) -> Option<Error> {
+    let error = outline.header.as_ref().err()?;
+    let copy = Error::new(error.kind(), error.to_string());
+    Some(copy.hint(error.next_step()?))
+}
+
+/// Has all of the file authenticated, by psi-serve or under the lock.
+async fn verify(
+    config: &Config,
+    credential: Credential,
+    file: &Option<File>,
+    failure: Option<Error>,
+) -> Result<Verified> {
+    let absent = || {
+        let what = format!("there is no {}", config.cache.path.display());
+        Error::new(Kind::NotFound, what)
+            .hint("`psi-cachectl init --backend credential` makes one, or the first `psi-setup`")
+    };
+    if file.is_none() {
+        return Err(absent());
+    }
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    match owner::find(config).await? {
+        Owner::Serve(client) => client.verify().await,
+        Owner::Us(_lock) => {
+            let cache = owner::open_cache(config, credential)?.ok_or_else(absent)?;
+            Ok(Verified::from(&cache.current().header))
+        }
+    }
+}
+
+/// Asks only if psi-serve holds its lock: systemd would start it for the asking.
+async fn ask_psi_serve(config: &Config) -> Result<Serve> {
+    let mut serve = Serve {
+        running: cache::is_owned(&config.state_dir)?,
+        status: None,
+        trouble: None,
+    };
+    if !serve.running {
+        return Ok(serve);
+    }
+    let client = Client::of(config)?.with_patience(Duration::ZERO);
+    let late = || {
+        let what = format!("psi-serve does not answer within {} s", PATIENCE.as_secs());
+        Error::new(Kind::Unreachable, what)
+            .hint("`journalctl -u psi-secrets` shows what it waits for")
+    };
+    let answer = tokio::time::timeout(PATIENCE, client.status()).await;
+    match answer.unwrap_or_else(|_| Err(late())) {
+        Ok(status) => serve.status = Some(status),
+        Err(error) => serve.trouble = Some(Trouble::of(&error)),
+    }
+    Ok(serve)
+}
+
+fn to_json(status: &Status) -> Result<String> {
+    let json = serde_json::to_string(status)
+        .map_err(|e| Error::new(Kind::Internal, "cannot write the status as JSON").because(e))?;
+    Ok(json + "\n")
+}
+
+impl File {
+    fn of(outline: Outline) -> Self {
+        let header = outline.header.ok();
+        let of_header = |field: fn(&Header) -> u64| header.as_ref().map(field);
+        Self {
+            size: outline.size,
+            version: outline.version,
+            written_at: of_header(|h| h.written_at),
+            generation: of_header(|h| h.generation),
+            entries: of_header(|h| h.entries),
+            local: of_header(|h| h.local),
+            key_id: header.as_ref().map(|h| h.key_id.clone()),
+            slots: header.as_ref().map(slots),
+        }
+    }
+
+    /// What was authenticated, in the place of what the header says.
+    fn take_over(&mut self, verified: &Verified) {
+        self.generation = Some(verified.generation);
+        self.written_at = Some(verified.written_at);
+        self.entries = Some(verified.entries);
+        self.local = Some(verified.local);
+    }
+}
+
+fn slots(header: &Header) -> Vec<Slot> {
+    let slot = |slot: &cache::Keyslot| Slot {
+        id: slot.id,
+        kind: slot.kind.to_string(),
+        label: slot.label.clone(),
+        created_at: slot.created_at,
+    };
+    header.slots.iter().map(slot).collect()
+}
+
+impl Status {
+    fn is_of_version_1(&self) -> bool {
+        self.file.as_ref().is_some_and(|f| f.version == Some(1))
+    }
+
+    fn to_text(&self) -> String {
+        let mut lines = Lines::default();
+        lines.add("cache", self.path.display());
+        lines.add("enabled", if self.enabled { "yes" } else { "no" });
+        lines.add("backend", self.backend.unwrap_or("not set"));
+        match &self.file {
+            Some(file) => self.add_file(&mut lines, file),
+            None => lines.add("file", "no cache yet"),
+        }
+        lines.add("psi-serve", self.psi_serve.in_words());
+        if let Some(slots) = self.file.as_ref().and_then(|f| f.slots.as_ref()) {
+            lines.0.push('\n');
+            lines.0.push_str(&slot_table(slots));
+        }
+        lines.0
+    }
+
+    fn add_file(&self, lines: &mut Lines, file: &File) {
+        match file.version {
+            Some(1) => lines.add("version", "1, which this version of PSI cannot read"),
+            Some(version) => lines.add("version", version),
+            None => lines.add("version", "none: it is no cache file"),
+        }
+        lines.add("size", format!("{} bytes", file.size));
+        if let Some(at) = file.written_at {
+            lines.add("written", format!("{}, {}", date(at), age(at)));
+        }
+        if let Some(key_id) = &file.key_id {
+            lines.add("key id", printable(key_id));
+        }
+        if let Some(generation) = file.generation {
+            lines.add("generation", generation);
+        }
+        let vouched = match self.verified {
+            Some(true) => "",
+            _ => "; so the header says, not verified",
+        };
+        match (file.entries, file.local) {
+            (Some(entries), Some(local)) => lines.add(
+                "entries",
+                format!("{entries}, {local} of them kept nowhere else{vouched}"),
+            ),
+            _ => lines.add("entries", "not counted"),
+        }
+        match self.verified {
+            Some(true) => lines.add("verified", "yes: all of it is what was saved"),
+            Some(false) => lines.add("verified", "no"),
+            None => {}
+        }
+    }
+}
+
+impl Serve {
+    fn in_words(&self) -> String {
+        if let Some(trouble) = &self.trouble {
+            return format!("holds the lock; {}", printable(&trouble.what));
+        }
+        let Some(status) = &self.status else {
+            return "does not run".to_owned();
+        };
+        let state = status["cache"]["state"].as_str().unwrap_or("unknown");
+        let mut words = format!("runs, cache {}", printable(state));
+        let health = match status["healthy"].as_bool() {
+            Some(true) => ", healthy",
+            _ => ", not healthy",
+        };
+        words.push_str(health);
+        let why = status["why"].as_array().into_iter().flatten();
+        for sentence in why.filter_map(serde_json::Value::as_str) {
+            words.push_str("; ");
+            words.push_str(&printable(sentence));
+        }
+        words
+    }
+}
+
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn add(&mut self, name: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.0, "{name:<12}{value}");
+    }
+}
+
+fn slot_table(slots: &[Slot]) -> String {
+    let row = |slot: &Slot| {
+        vec![
+            slot.id.to_string(),
+            slot.kind.clone(),
+            date(slot.created_at),
+            printable(&slot.label),
+        ]
+    };
+    let rows: Vec<Vec<String>> = slots.iter().map(row).collect();
+    cli::table(&["SLOT", "KIND", "CREATED", "LABEL"], &rows)
+}
+
+/// Nothing vouches for a header or for psi-serve: neither may move root's cursor.
+fn printable(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().take(300).map(plain).collect()
+}
+
+/// In UTC, e.g. `Tue, 24 Nov 2026 20:46:00 UTC`.
+fn date(at: u64) -> String {
+    if at >= END_OF_DATES {
+        return format!("{at} s after 1970");
+    }
+    let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(at));
+    text.replace("GMT", "UTC")
+}
+
+fn age(at: u64) -> String {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = since_1970.map_or(0, |d| d.as_secs());
+    let Some(seconds) = now.checked_sub(at) else {
+        return "in the future: one of the clocks is or was wrong".to_owned();
+    };
+    match seconds {
+        0..=119 => format!("{seconds} s ago"),
+        120..=7199 => format!("{} min ago", seconds / 60),
+        7200..=172_799 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_in_utc_and_never_beyond_the_calendar() {
+        assert_eq!(date(0), "Thu, 01 Jan 1970 00:00:00 UTC");
+        assert_eq!(date(1_795_553_000), "Tue, 24 Nov 2026 20:43:20 UTC");
+        assert_eq!(date(u64::MAX), format!("{} s after 1970", u64::MAX));
+    }
+
+    #[test]
+    fn an_age_is_rounded_down_and_the_future_is_named() {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
+        assert_eq!(age(now - 7200), "2 h ago");
+        assert_eq!(age(now - 3 * 86_400), "3 days ago");
+        assert!(age(now + 1000).starts_with("in the future"));
+    }
+
+    #[test]
+    fn what_nothing_vouches_for_can_not_move_the_cursor() {
+        assert_eq!(printable("a\x1b[2J\nb"), "a\u{fffd}[2J\u{fffd}b");
+    }
+}

@@ -1,0 +1,131 @@
+//! Asking the providers: each folder is listed once, however many workloads use it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::config::{Config, Workload, WorkloadSecrets};
+use crate::error::{Error, Kind, Result};
+use crate::mapping::{Mapping, ProviderName};
+use crate::provider::{Discovered, Provider, Source};
+use crate::secret::SecretValue;
+use crate::wire::{Entry, WorkloadEntries};
+
+/// Listings that are asked for at once.
+const MAX_LISTINGS: usize = 4;
+
+/// Opens a configured provider.
+pub type OpenProvider<'a> = &'a dyn Fn(&Config, ProviderName) -> Result<Box<dyn Provider>>;
+
+type Listing = Result<Arc<Vec<Discovered>>, Arc<Error>>;
+
+/// What the providers have for the folders that were asked for.
+pub struct Listings(BTreeMap<Source, Listing>);
+
+/// What a workload is to have, by the name of the variable.
+#[derive(Default)]
+pub struct Found {
+    /// Where each value is.
+    pub mappings: BTreeMap<String, Mapping>,
+    /// The values, to be handed over.
+    pub entries: WorkloadEntries,
+}
+
+impl Listings {
+    /// Lists every folder of `workloads`, until `until` at most.
+    pub async fn fetch(
+        config: &Config,
+        workloads: &BTreeMap<&str, &Workload>,
+        open: OpenProvider<'_>,
+        until: Instant,
+    ) -> Self {
+        let mut listings = BTreeMap::new();
+        let mut wanted: BTreeMap<ProviderName, BTreeSet<&Source>> = BTreeMap::new();
+        for workload in workloads.values() {
+            if let WorkloadSecrets::Sources(sources) = &workload.secrets {
+                wanted.entry(workload.provider).or_default().extend(sources);
+            }
+        }
+        for (name, sources) in wanted {
+            match open(config, name) {
+                Ok(provider) => listings.extend(list(provider.into(), sources, until).await),
+                Err(error) => {
+                    let error = Arc::new(error);
+                    let failed = |s: &Source| (s.clone(), Err(Arc::clone(&error)));
+                    listings.extend(sources.into_iter().map(failed));
+                }
+            }
+        }
+        Self(listings)
+    }
+
+    /// What `workload` is to have: a later folder wins over an earlier one.
+    ///
+    /// # Errors
+    /// Why one of its folders could not be listed, or that its provider can't be used.
+    pub fn of(&self, name: &str, workload: &Workload) -> Result<Found> {
+        let sources = match &workload.secrets {
+            WorkloadSecrets::Sources(sources) => sources,
+            WorkloadSecrets::Keys(keys) if keys.is_empty() => return Ok(Found::default()),
+            WorkloadSecrets::Keys(_) => return Err(not_built(name, workload.provider)),
+        };
+        let mut merged: BTreeMap<&str, &Discovered> = BTreeMap::new();
+        for source in sources {
+            let listing = match self.0.get(source) {
+                Some(Ok(listing)) => listing,
+                Some(Err(error)) => return Err(error.again()),
+                None => return Err(Error::new(Kind::Internal, "a listing broke off")),
+            };
+            merged.extend(listing.iter().map(|found| (found.key.as_str(), found)));
+        }
+        Ok(Found::of(merged))
+    }
+}
+
+impl Found {
+    fn of(merged: BTreeMap<&str, &Discovered>) -> Self {
+        let mut found = Self::default();
+        for (key, secret) in merged {
+            let mapping = secret.mapping.clone();
+            found.mappings.insert(key.to_owned(), mapping.clone());
+            let value = SecretValue::new(secret.value.expose().to_vec());
+            found.entries.entries.push(Entry { mapping, value });
+        }
+        found
+    }
+}
+
+async fn list(
+    provider: Arc<dyn Provider>,
+    sources: BTreeSet<&Source>,
+    until: Instant,
+) -> Vec<(Source, Listing)> {
+    let places = Arc::new(Semaphore::new(MAX_LISTINGS));
+    let mut asking = JoinSet::new();
+    for source in sources {
+        let (provider, places) = (Arc::clone(&provider), Arc::clone(&places));
+        let source = source.clone();
+        asking.spawn(async move {
+            let _place = places.acquire().await;
+            let listing = provider.discover(&source, until).await;
+            (source, listing.map(Arc::new).map_err(Arc::new))
+        });
+    }
+    let mut listings = Vec::new();
+    while let Some(listed) = asking.join_next().await {
+        // A listing that broke off is missing, which `of` takes for a failure.
+        listings.extend(listed.ok());
+    }
+    listings
+}
+
+fn not_built(workload: &str, provider: ProviderName) -> Error {
+    Error::new(
+        Kind::Config,
+        format!("workload {workload}: secrets of provider {provider} can't be registered by this version"),
+    )
+    .hint("remove its `secrets:`, or the workload, from config.yaml")
+}

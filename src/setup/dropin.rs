@@ -1,0 +1,169 @@
+//! Quadlet drop-ins: `<unit>.d/50-secrets.conf`, the `Secret=` lines of one workload.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+
+use crate::config::Workload;
+use crate::directory::{Directory, Owner};
+use crate::error::{Error, Kind, Result};
+use crate::setup::plan::Registration;
+
+/// The file's name; one that sorts later may add to it or reset it.
+const FILE: &str = "50-secrets.conf";
+
+/// Largest drop-in that is read, in bytes.
+const MAX_FILE: u64 = 16 << 20;
+
+/// Where the drop-in of `unit` lies.
+pub fn path(systemd_dir: &Path, unit: &str) -> PathBuf {
+    systemd_dir.join(format!("{unit}.d")).join(FILE)
+}
+
+/// The text for a workload that is to have `secrets`.
+///
+/// Names are plain words, [`crate::setup::plan`] sees to that, and need no quotes.
+pub fn render(workload: &Workload, name: &str, secrets: &[Registration]) -> String {
+    let mut text =
+        format!("# Written by psi-setup for workload {name}; changes are overwritten.\n");
+    if !workload.depends_on.is_empty() {
+        let units = workload.depends_on.join(" ");
+        // Wants=, not Requires=: a failed setup must not keep the workload down.
+        text.push_str(&format!("\n[Unit]\nWants={units}\nAfter={units}\n"));
+    }
+    if !secrets.is_empty() {
+        text.push_str("\n[Container]\n");
+    }
+    for secret in secrets {
+        let (name, target) = (&secret.name, &secret.target);
+        text.push_str(&format!("Secret={name},type=env,target={target}\n"));
+    }
+    text
+}
+
+/// The names of the secrets in a drop-in that [`render`] made.
+pub fn secret_names(text: &str) -> Vec<&str> {
+    text.lines().filter_map(secret_name).collect()
+}
+
+fn secret_name(line: &str) -> Option<&str> {
+    line.strip_prefix("Secret=")?.split(',').next()
+}
+
+/// The drop-in that is there; nothing if there is none.
+///
+/// # Errors
+/// [`Kind::Io`] naming the file.
+pub fn read(path: &Path) -> Result<Option<String>> {
+    let failed = |e| Error::io(format!("cannot read {}", path.display()), e);
+    match fs::metadata(path) {
+        Ok(meta) if meta.len() > MAX_FILE => {
+            let what = format!("{} is no drop-in of PSI's", path.display());
+            return Err(Error::new(Kind::Io, what).hint("move it away, then `psi-setup`"));
+        }
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(e)),
+    }
+    fs::read(path)
+        .map(|bytes| Some(String::from_utf8_lossy(&bytes).into_owned()))
+        .map_err(failed)
+}
+
+/// Puts `text` in the place of the drop-in, whole or not at all; its folder is made if missing.
+///
+/// # Errors
+/// [`Kind::Io`] naming the file; what was there before is then still there.
+pub fn write(path: &Path, text: &str) -> Result<()> {
+    let failed = |e: io::Error| {
+        Error::io(format!("cannot write {}", path.display()), e)
+            .hint("`systemd_dir` in config.yaml must be a directory that psi-setup may write")
+    };
+    let folder = path.parent().unwrap_or(path);
+    match fs::create_dir(folder) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
+        _ => {}
+    }
+    let mode = Mode::from_raw_mode(0o644);
+    Directory::open(folder)
+        .and_then(|d| d.replace(FILE.as_ref(), text.as_bytes(), mode, Owner::Maker))
+        .map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::WorkloadSecrets;
+    use crate::mapping::ProviderName;
+    use crate::setup::plan::Action;
+    use std::collections::BTreeMap;
+
+    fn workload(depends_on: &[&str]) -> Workload {
+        Workload {
+            provider: ProviderName::Infisical,
+            unit: "myapp.container".to_owned(),
+            depends_on: depends_on.iter().map(|&unit| unit.to_owned()).collect(),
+            secrets: WorkloadSecrets::Keys(Vec::new()),
+        }
+    }
+
+    fn registration(target: &str) -> Registration {
+        Registration {
+            name: format!("myapp--{target}"),
+            target: target.to_owned(),
+            action: Action::Keep,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_drop_in_orders_the_unit_and_names_each_secret_once() {
+        let units = workload(&["a.service", "b.service"]);
+        let secrets = [registration("A"), registration("B.c-D")];
+        let text = render(&units, "myapp", &secrets);
+        assert_eq!(
+            text,
+            "# Written by psi-setup for workload myapp; changes are overwritten.\n\
+             \n[Unit]\nWants=a.service b.service\nAfter=a.service b.service\n\
+             \n[Container]\n\
+             Secret=myapp--A,type=env,target=A\n\
+             Secret=myapp--B.c-D,type=env,target=B.c-D\n"
+        );
+        assert_eq!(secret_names(&text), ["myapp--A", "myapp--B.c-D"]);
+    }
+
+    #[test]
+    fn a_workload_without_secrets_still_orders_its_unit() {
+        let text = render(&workload(&["a.service"]), "myapp", &[]);
+        assert!(text.contains("After=a.service"), "{text}");
+        assert!(!text.contains("[Container]"), "{text}");
+    }
+
+    #[test]
+    fn a_drop_in_is_written_whole_and_readable_by_all() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = path(dir.path(), "myapp@.container");
+        assert!(read(&path).unwrap().is_none());
+        write(&path, "one").unwrap();
+        write(&path, "two").unwrap();
+        assert_eq!(read(&path).unwrap().as_deref(), Some("two"));
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o644);
+        let files = fs::read_dir(path.parent().unwrap()).unwrap();
+        assert_eq!(files.count(), 1);
+    }
+
+    #[test]
+    fn a_systemd_directory_that_is_missing_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = path(&dir.path().join("missing"), "myapp.container");
+        let error = write(&path, "x").unwrap_err();
+        assert_eq!(error.kind(), Kind::Io);
+        assert!(
+            error.to_string().contains("missing/myapp.container.d"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,407 @@
+//! psi-setup: from what the providers have to what containers start with.
+//!
+//! The order makes a crash at any moment harmless: a value is sealed before its secret is
+//! registered, and a secret is registered before a drop-in names it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tracing::info;
+
+use crate::client::Client;
+use crate::config::{self, Config, Environment, Scope, Workload, WorkloadSecrets};
+use crate::error::{Error, Kind, Result};
+use crate::lock::Lock;
+use crate::mapping::{Mapping, ProviderName};
+use crate::podman::{NewSecret, Podman, Secret};
+use crate::provider;
+use crate::secret::quote_name;
+use crate::systemd::{self, Credentials};
+use crate::wire::{Check, HandOver, WorkloadEntries};
+
+mod discover;
+mod dropin;
+mod guard;
+mod plan;
+mod report;
+
+pub use report::{Report, WorkloadReport};
+
+use discover::Listings;
+use guard::Guard;
+use plan::{Action, Actual, Desired, Driver, Plan};
+
+/// How long a provider that is down is asked again while something is missing.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long it is asked while everything is registered and cached: workloads wait for us.
+const PATIENCE_WHEN_SERVED: Duration = Duration::from_secs(10);
+
+/// How long another run may take before this one gives up.
+const LOCK_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where quadlet looks besides `systemd_dir` (podman-systemd.unit(5)).
+const SYSTEM_QUADLETS: [&str; 3] = [
+    "/etc/containers/systemd",
+    "/run/containers/systemd",
+    "/usr/share/containers/systemd",
+];
+
+/// What to do: psi-setup's options, and those of `psi-cachectl refresh`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Options {
+    /// Only the workloads of this provider: infisical, local or nitrokeyhsm.
+    #[arg(long, value_name = "PROVIDER", value_parser = parse_provider)]
+    pub provider: Option<ProviderName>,
+    /// Ask the providers and Podman, say what would change, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Let this workload lose all or most of its keys, which is refused otherwise; may be repeated.
+    #[arg(long, value_name = "WORKLOAD")]
+    pub accept_removals: Vec<String>,
+    /// Write the report as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn parse_provider(name: &str) -> Result<ProviderName, String> {
+    let names = ProviderName::ALL.map(ProviderName::as_str).join(", ");
+    ProviderName::parse(name).ok_or_else(|| format!("the providers are {names}"))
+}
+
+/// Fetches, hands over, registers and writes drop-ins.
+///
+/// A workload that fails keeps everything it has and does not hold up the others; the report
+/// says why.
+///
+/// # Errors
+/// What concerns all workloads: another run, psi-serve or Podman do not answer, a wrong
+/// configuration. Nothing has been changed then.
+pub async fn run(config: &Config, options: &Options) -> Result<Report> {
+    let workloads = selected(config, options)?;
+    let driver = driver(config)?;
+    let _lock = match options.dry_run {
+        true => None,
+        false => Some(lock(config)?),
+    };
+    let serve = Client::of(config)?;
+    let podman = Podman::new(&config.podman_socket)?;
+    let secrets = podman.secrets().await?;
+    let ids = our_ids(&secrets, &workloads);
+    let ours = Check {
+        mappings: Vec::new(),
+        ids: ids.clone(),
+    };
+    let checked = serve.check(&ours).await?;
+    let actual = Actual::new(&secrets, &ids, checked.ids);
+
+    let mut jobs = Vec::new();
+    for (name, workload) in &workloads {
+        jobs.push(Job::new(config, name, workload, &actual, &driver)?);
+    }
+    let patience = match jobs.iter().all(|job| job.is_served) {
+        true => PATIENCE_WHEN_SERVED,
+        false => PATIENCE,
+    };
+    let credentials = Credentials::from_env();
+    let open = |config: &Config, name| provider::open(config, name, &|c| credentials.read(c));
+    let until = Instant::now() + patience;
+    let listings = Listings::fetch(config, &workloads, &open, until).await;
+    for job in &mut jobs {
+        let accepted = options.accept_removals.iter().any(|name| name == job.name);
+        job.plan(&listings, &actual, &driver, accepted);
+    }
+    let mut report = Report::new(options.dry_run);
+    report.notes.extend(strangers(config, &secrets));
+    if !options.dry_run {
+        hand_over(&serve, &mut jobs, &mut report).await;
+        register(&podman, &mut jobs, &actual, &driver).await;
+        write_drop_ins(config.scope, &mut jobs, &mut report);
+    }
+    report.workloads = jobs.into_iter().map(Job::report).collect();
+    Ok(report)
+}
+
+fn selected<'a>(config: &'a Config, options: &Options) -> Result<BTreeMap<&'a str, &'a Workload>> {
+    if let Some(provider) = options.provider.filter(|p| !config.providers.has(*p)) {
+        return Err(provider::not_configured(config, provider));
+    }
+    let unknown = |name: &&String| !config.workloads.contains_key(*name);
+    if let Some(name) = options.accept_removals.iter().find(unknown) {
+        let what = format!("there is no workload {}", quote_name(name));
+        let names: Vec<&str> = config.workloads.keys().map(String::as_str).collect();
+        return Err(Error::new(Kind::Usage, what).hint(format!("configured: {}", names.join(", "))));
+    }
+    let wanted = |workload: &Workload| options.provider.is_none_or(|p| p == workload.provider);
+    let workloads = config.workloads.iter().filter(|(_, w)| wanted(w));
+    Ok(workloads.map(|(name, w)| (name.as_str(), w)).collect())
+}
+
+fn lock(config: &Config) -> Result<Lock> {
+    // Beside psi-serve's socket: that directory is there, is not psi-serve's to write, and goes
+    // at a reboot.
+    let path = config.socket.with_file_name("setup.lock");
+    let directory = path.parent().unwrap_or(&path);
+    if !directory.is_dir() {
+        let what = format!("psi-serve does not listen on {}", config.socket.display());
+        return Err(Error::new(Kind::Unreachable, what)
+            .hint("`systemctl start psi-secrets.socket psi-secrets.service`"));
+    }
+    let holder = "another psi-setup or `psi-cachectl refresh` runs: `systemctl status 'psi-*'`";
+    Lock::acquire(&path, LOCK_PATIENCE, holder)
+}
+
+/// The commands that Podman runs, which go through a shell: plain words only.
+fn driver(config: &Config) -> Result<Driver> {
+    let default = Environment::current().default_socket();
+    let socket = match config.socket == default {
+        true => String::new(),
+        false if config::is_plain(&config.socket) => {
+            format!(" --socket {}", config.socket.display())
+        }
+        false => {
+            let what = format!("socket {} can't go into a command", config.socket.display());
+            return Err(Error::new(Kind::Config, what)
+                .hint("`socket` may have letters, digits and `/._-+` only"));
+        }
+    };
+    let program = config.driver_path.display();
+    let command = |verb: &str| (verb.to_owned(), format!("exec {program} {verb}{socket}"));
+    let options = ["list", "lookup", "store", "delete"].map(command).into();
+    Ok(Driver { options })
+}
+
+fn our_ids(secrets: &[Secret], workloads: &BTreeMap<&str, &Workload>) -> Vec<String> {
+    let ours = |s: &&Secret| workloads.keys().any(|name| plan::is_ours(s, name));
+    secrets.iter().filter(ours).map(|s| s.id.clone()).collect()
+}
+
+/// Secrets that carry our labels for workloads that are not in the configuration any more.
+fn strangers(config: &Config, secrets: &[Secret]) -> Vec<String> {
+    let owner = |s: &Secret| s.labels.get(plan::LABEL_WORKLOAD).cloned();
+    let owners: BTreeSet<String> = secrets.iter().filter_map(owner).collect();
+    let unknown = owners
+        .into_iter()
+        .filter(|name| !config.workloads.contains_key(name));
+    let note = |name| {
+        format!(
+            "Podman has secrets of workload {name}, which is not in the configuration: they are left alone"
+        )
+    };
+    unknown.map(note).collect()
+}
+
+/// One workload on its way through a run.
+struct Job<'a> {
+    name: &'a str,
+    workload: &'a Workload,
+    drop_in: PathBuf,
+    /// The drop-in that is there.
+    drop_in_now: Option<String>,
+    /// Whether all that the drop-in names is registered and sealed in the cache.
+    is_served: bool,
+    mappings: BTreeMap<String, Mapping>,
+    entries: WorkloadEntries,
+    outcome: Result<Plan>,
+    drop_in_written: bool,
+    has_unit: bool,
+}
+
+impl<'a> Job<'a> {
+    fn new(
+        config: &Config,
+        name: &'a str,
+        workload: &'a Workload,
+        actual: &Actual<'_>,
+        driver: &Driver,
+    ) -> Result<Self> {
+        let drop_in = dropin::path(&config.systemd_dir, &workload.unit);
+        let drop_in_now = dropin::read(&drop_in)?;
+        let is_served = match (&workload.secrets, &drop_in_now) {
+            (WorkloadSecrets::Keys(keys), None) => keys.is_empty(),
+            (WorkloadSecrets::Sources(_), None) => false,
+            (_, Some(text)) => dropin::secret_names(text)
+                .into_iter()
+                .all(|name| actual.is_served(name, driver)),
+        };
+        Ok(Self {
+            name,
+            workload,
+            drop_in,
+            drop_in_now,
+            is_served,
+            mappings: BTreeMap::new(),
+            entries: WorkloadEntries::default(),
+            outcome: Err(Error::new(Kind::Internal, "it was not planned")),
+            drop_in_written: false,
+            has_unit: has_unit(config, &workload.unit),
+        })
+    }
+
+    fn plan(
+        &mut self,
+        listings: &Listings,
+        actual: &Actual<'_>,
+        driver: &Driver,
+        accept_removals: bool,
+    ) {
+        self.outcome = listings.of(self.name, self.workload).and_then(|found| {
+            let guard = Guard {
+                workload: self.name,
+                before: self.names_now(actual),
+                accept_removals,
+            };
+            guard.check(&found)?;
+            self.mappings = found.mappings;
+            self.entries = found.entries;
+            let desired = Desired {
+                workload: self.name,
+                provider: self.workload.provider,
+                secrets: &self.mappings,
+            };
+            plan::plan(&desired, actual, driver)
+        });
+    }
+
+    /// The secrets that its containers start with now; without a drop-in, all that it has.
+    fn names_now<'n>(&'n self, actual: &'n Actual<'_>) -> Vec<&'n str> {
+        match &self.drop_in_now {
+            Some(text) => dropin::secret_names(text),
+            None => actual.names_of(self.name),
+        }
+    }
+
+    /// The drop-in it is to have, if that is another one than it has.
+    fn new_drop_in(&self) -> Option<String> {
+        let plan = self.outcome.as_ref().ok()?;
+        let is_empty = plan.registrations.is_empty() && self.workload.depends_on.is_empty();
+        if is_empty && self.drop_in_now.is_none() {
+            return None;
+        }
+        let text = dropin::render(self.workload, self.name, &plan.registrations);
+        (self.drop_in_now.as_ref() != Some(&text)).then_some(text)
+    }
+
+    fn report(self) -> WorkloadReport {
+        let drop_in_changes = self.drop_in_written || self.new_drop_in().is_some();
+        let mut report = WorkloadReport::new(self.name, self.workload.provider);
+        if !self.has_unit {
+            let unit = &self.workload.unit;
+            report.notes.push(format!(
+                "there is no {unit} beside {}: it has no effect yet",
+                self.drop_in.display()
+            ));
+        }
+        report.drop_in_changes = drop_in_changes;
+        match self.outcome {
+            Ok(plan) => report.planned(&plan),
+            Err(error) => report.failed(&error, self.is_served),
+        }
+        report
+    }
+}
+
+fn has_unit(config: &Config, unit: &str) -> bool {
+    let elsewhere = match config.scope {
+        Scope::System => SYSTEM_QUADLETS.as_slice(),
+        // A user's quadlets may lie in more places than can be told from here.
+        Scope::User => return true,
+    };
+    let folders = elsewhere.iter().map(Path::new);
+    let mut folders = folders.chain([config.systemd_dir.as_path()]);
+    folders.any(|folder| folder.join(unit).exists())
+}
+
+/// Seals what was fetched. Workloads whose values are not sealed go no further.
+async fn hand_over(serve: &Client, jobs: &mut [Job<'_>], report: &mut Report) {
+    let mut by_provider: BTreeMap<ProviderName, HandOver> = BTreeMap::new();
+    for job in jobs.iter_mut() {
+        if job.outcome.is_ok() && matches!(job.workload.secrets, WorkloadSecrets::Sources(_)) {
+            let entries = std::mem::take(&mut job.entries);
+            let hand_over = by_provider.entry(job.workload.provider).or_default();
+            hand_over.workloads.insert(job.name.to_owned(), entries);
+        }
+    }
+    for (provider, bundle) in by_provider {
+        match serve.hand_over(provider, &bundle).await {
+            Ok(Some(handed_over)) => report.generation = Some(handed_over.generation),
+            Ok(None) => report.notes.push(
+                "psi-serve keeps no cache: containers start only while the provider answers; set cache.backend".to_owned(),
+            ),
+            Err(error) => fail_all(jobs, &bundle, &error),
+        }
+    }
+}
+
+fn fail_all(jobs: &mut [Job<'_>], bundle: &HandOver, error: &Error) {
+    let handed_over = |job: &&mut Job<'_>| bundle.workloads.contains_key(job.name);
+    for job in jobs.iter_mut().filter(handed_over) {
+        job.outcome = Err(error.again());
+    }
+}
+
+/// Registers what is missing with Podman, workload by workload.
+async fn register(podman: &Podman, jobs: &mut [Job<'_>], actual: &Actual<'_>, driver: &Driver) {
+    for job in jobs {
+        if let Ok(plan) = &job.outcome
+            && let Err(error) = register_all(podman, plan, &job.mappings, actual, driver).await
+        {
+            job.outcome = Err(error);
+        }
+    }
+}
+
+async fn register_all(
+    podman: &Podman,
+    plan: &Plan,
+    mappings: &BTreeMap<String, Mapping>,
+    actual: &Actual<'_>,
+    driver: &Driver,
+) -> Result<()> {
+    for registration in &plan.registrations {
+        let Some(mapping) = mappings.get(&registration.target) else {
+            continue;
+        };
+        let name = registration.name.as_str();
+        let new = NewSecret {
+            name,
+            payload: &mapping.canonical(),
+            options: &driver.options,
+            labels: &registration.labels,
+        };
+        match (&registration.action, actual.secrets.get(name)) {
+            (Action::Keep, _) => {}
+            (Action::Replace, Some(old)) => {
+                podman.replace(old, &new).await?;
+                info!("{name} is registered anew");
+            }
+            (Action::Create | Action::Replace, _) => {
+                podman.create(&new).await?;
+                info!("{name} is registered");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes the drop-ins that differ, and has systemd read its units again if one did.
+fn write_drop_ins(scope: Scope, jobs: &mut [Job<'_>], report: &mut Report) {
+    let mut written = false;
+    for job in jobs {
+        let Some(text) = job.new_drop_in() else {
+            continue;
+        };
+        match dropin::write(&job.drop_in, &text) {
+            Ok(()) => {
+                info!("{} was written", job.drop_in.display());
+                (job.drop_in_written, written) = (true, true);
+                job.drop_in_now = Some(text);
+            }
+            Err(error) => job.outcome = Err(error),
+        }
+    }
+    if written {
+        report.reloaded = Some(systemd::daemon_reload(scope).map_err(|e| (&e).into()));
+    }
+}

@@ -1,0 +1,13 @@
+//! `psi-serve` as Podman, psi-setup and systemd use it: the real program, over its socket.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod access;
+mod cache;
+mod crowd;
+mod damage;
+mod fixture;
+mod live;
+mod requests;
+mod restart;
+mod systemd;

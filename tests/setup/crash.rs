@@ -1,0 +1,79 @@
+//! A crash at any step of a run: the next run ends as if there had been none.
+
+use std::fs;
+use std::process::Command;
+
+use crate::fixture::{Fixture, SETUP, both, workload};
+
+/// The calls by which a run changes anything outside of itself, or asks for a change.
+const STEPS: &str = "sendto,sendmsg,writev,write,mkdir,renameat,renameat2,fsync,fchmod,unlinkat";
+
+/// More than a run has.
+const MOST_STEPS: usize = 400;
+
+/// Runs psi-setup and kills it when it is about to take step `n`. Says whether it was killed.
+fn setup_killed_at(f: &Fixture, n: usize) -> bool {
+    let mut command = f.host.command("strace");
+    command.args(["--quiet=all", "-f", "-o", "/dev/null"]);
+    command.arg(format!("--trace={STEPS}"));
+    command.arg(format!("--inject={STEPS}:signal=KILL:when={n}"));
+    let output = command.arg(SETUP).output().unwrap();
+    let finished = output.status.code() == Some(0);
+    assert!(
+        finished || output.status.code() != Some(1),
+        "{}",
+        both(&output)
+    );
+    !finished
+}
+
+/// Every secret that the drop-in names can be looked up.
+fn assert_drop_in_is_served(f: &Fixture, name: &str, step: usize) {
+    let registered = f.registered();
+    for secret in f.drop_in_secrets(name) {
+        let name = secret.split(',').next().unwrap();
+        let id = registered
+            .get(name)
+            .unwrap_or_else(|| unreachable!("step {step}: {name} is not registered"));
+        let output = f.lookup(id);
+        assert!(output.status.success(), "step {step}: {}", both(&output));
+    }
+}
+
+#[test]
+fn a_crash_at_any_step_is_made_good_by_the_next_run() {
+    let f = Fixture::new(&workload("w0"));
+    assert!(
+        Command::new("strace")
+            .arg("--version")
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    let mut killed = 0;
+    for step in 1..MOST_STEPS {
+        let name = format!("w{step}");
+        f.set_workloads(&workload(&name));
+        f.set(&format!("/{name}"), "A", "1");
+        f.set(&format!("/{name}"), "B", "2");
+        let was_killed = setup_killed_at(&f, step);
+        assert_drop_in_is_served(&f, &name, step);
+        if !was_killed {
+            break;
+        }
+        killed += 1;
+        f.setup_exits(0, &[]);
+        assert_eq!(f.drop_in_secrets(&name).len(), 2, "step {step}");
+        assert_drop_in_is_served(&f, &name, step);
+        let ours = format!("{name}--");
+        let registered = f.registered();
+        assert_eq!(
+            registered.keys().filter(|n| n.starts_with(&ours)).count(),
+            2
+        );
+        let files = fs::read_dir(f.drop_in(&name).parent().unwrap()).unwrap();
+        assert_eq!(files.count(), 1, "step {step} left a file behind");
+    }
+    assert!((10..MOST_STEPS - 1).contains(&killed), "{killed} steps");
+}

@@ -1,0 +1,157 @@
+//! What goes wrong for one workload, or for all.
+
+use std::path::Path;
+
+use psi_test_support::infisical::Identity;
+
+use crate::fixture::{DRIVER, Fixture, PROJECT, both, workload};
+
+#[test]
+fn a_workload_that_fails_keeps_what_it_has_and_holds_up_nobody() {
+    let f = Fixture::new(&(workload("bad") + &workload("good")));
+    f.set("/bad", "A", "old");
+    f.set("/good", "A", "old");
+    f.setup_exits(0, &[]);
+    let ids = f.registered();
+    f.set("/bad", "A", "new");
+    f.set("/good", "A", "new");
+    let only_good = Identity::new("myapp-id", "myapp-secret").may_read(PROJECT, "/good");
+    f.infisical.add_identity(only_good);
+    let text = f.setup_exits(1, &[]);
+    assert!(text.contains("workload bad keeps what it has"), "{text}");
+    assert!(text.contains("/bad"), "it names the folder: {text}");
+    assert!(text.contains("next: "), "{text}");
+    assert_eq!(f.lookup(&ids["good--A"]).stdout, b"new");
+    assert_eq!(f.lookup(&ids["bad--A"]).stdout, b"old");
+    assert_eq!(f.drop_in_secrets("bad"), ["bad--A,type=env,target=A"]);
+}
+
+#[test]
+fn a_name_that_podman_has_from_somebody_else_is_refused_for_that_workload_only() {
+    let f = Fixture::new(&(workload("bad") + &workload("good")));
+    f.set("/bad", "A", "1");
+    f.set("/good", "A", "2");
+    let file = f.host.path("mine");
+    std::fs::write(&file, "mine").unwrap();
+    let mine = ["secret", "create", "bad--A", file.to_str().unwrap()];
+    assert!(f.podman.run(&mine).status.success());
+    let id = f.registered()["bad--A"].clone();
+    let text = f.setup_exits(1, &[]);
+    assert!(
+        text.contains("a secret bad--A that PSI did not make"),
+        "{text}"
+    );
+    assert_eq!(f.registered()["bad--A"], id);
+    assert!(!f.drop_in("bad").exists());
+    assert_eq!(f.container_env("good")["A"], "2");
+}
+
+#[test]
+fn a_wrong_client_secret_is_told_without_showing_it() {
+    let f = Fixture::new(&workload("myapp"));
+    f.infisical
+        .add_identity(Identity::new("myapp-id", "another-one").may_read(PROJECT, "/"));
+    let text = f.setup_exits(1, &[]);
+    assert!(
+        text.contains("myproject") || text.contains("login"),
+        "{text}"
+    );
+    assert!(!text.contains("myapp-secret"), "{text}");
+}
+
+#[test]
+fn without_psi_serve_or_podman_nothing_is_changed_and_the_unit_is_named() {
+    let mut f = Fixture::new(&workload("myapp"));
+    f.set("/myapp", "A", "1");
+    f.podman.stop_service();
+    let text = f.setup_exits(69, &[]);
+    assert!(text.contains("podman.socket"), "{text}");
+    f.podman.start_service();
+    assert!(f.serve.sigterm().success());
+    let text = f.setup_exits(69, &[]);
+    assert!(text.contains("psi-secrets.socket"), "{text}");
+    assert!(f.registered().is_empty());
+    assert!(!f.drop_in("myapp").exists());
+}
+
+#[test]
+fn a_driver_that_is_not_there_registers_nothing_and_names_the_key() {
+    let f = Fixture::new(&workload("myapp"));
+    f.set("/myapp", "A", "1");
+    let config = std::fs::read_to_string(f.host.config_file()).unwrap();
+    let config = config.replace(DRIVER, "/nowhere/psi-secret");
+    std::fs::write(f.host.config_file(), config).unwrap();
+    let text = f.setup_exits(78, &[]);
+    assert!(text.contains("driver_path"), "{text}");
+    assert!(f.registered().is_empty());
+    assert!(!f.drop_in("myapp").exists());
+}
+
+#[test]
+fn a_quadlet_directory_that_is_missing_fails_with_its_name() {
+    let f = Fixture::new(&workload("myapp"));
+    f.set("/myapp", "A", "1");
+    std::fs::remove_dir(f.host.systemd_dir()).unwrap();
+    let text = f.setup_exits(1, &[]);
+    assert!(
+        text.contains(f.host.systemd_dir().to_str().unwrap()),
+        "{text}"
+    );
+    std::fs::create_dir(f.host.systemd_dir()).unwrap();
+    f.setup_exits(0, &[]);
+    assert_eq!(f.container_env("myapp")["A"], "1");
+}
+
+#[test]
+fn logins_that_are_not_built_yet_say_so_and_exit_78() {
+    let f = Fixture::new(&workload("myapp"));
+    let config = std::fs::read_to_string(f.host.config_file()).unwrap();
+    for method in ["aws-iam", "gcp", "azure"] {
+        let auth = format!("auth: {{method: {method}, identity_id: abc}}");
+        let from = config.find("auth: {").unwrap();
+        let to = from + config[from..].find('}').unwrap() + 1;
+        let config = format!("{}{auth}{}", &config[..from], &config[to..]);
+        std::fs::write(f.host.config_file(), config).unwrap();
+        let text = f.setup_exits(78, &[]);
+        assert!(text.contains(method), "{text}");
+    }
+}
+
+#[test]
+fn a_provider_or_workload_that_is_not_there_is_named_with_those_that_are() {
+    let f = Fixture::new(&workload("myapp"));
+    let text = f.setup_exits(78, &["--provider", "nitrokeyhsm"]);
+    assert!(text.contains("providers.nitrokeyhsm"), "{text}");
+    let text = f.setup_exits(64, &["--provider", "vault"]);
+    assert!(text.contains("infisical"), "{text}");
+    let text = f.setup_exits(64, &["--accept-removals", "mypap"]);
+    assert!(
+        text.contains("mypap") && text.contains("configured: myapp"),
+        "{text}"
+    );
+}
+
+#[test]
+fn secrets_of_a_provider_that_is_not_built_fail_alone() {
+    let f = Fixture::new(&workload("myapp"));
+    let hsm = "  token: {provider: nitrokeyhsm, secrets: [{key: A}]}\n";
+    f.set_workloads(&(hsm.to_owned() + &workload("myapp")));
+    let config = std::fs::read_to_string(f.host.config_file()).unwrap();
+    let config = config.replace("providers:\n", "providers:\n  nitrokeyhsm: {}\n");
+    std::fs::write(f.host.config_file(), config).unwrap();
+    f.set("/myapp", "A", "1");
+    let text = f.setup_exits(78, &[]);
+    assert!(text.contains("workload token"), "{text}");
+    assert_eq!(f.container_env("myapp")["A"], "1");
+    assert!(f.setup(&["--provider", "infisical"]).status.success());
+}
+
+#[test]
+fn a_report_that_nobody_reads_is_a_failure() {
+    let f = Fixture::new(&workload("myapp"));
+    f.set("/myapp", "A", "1");
+    let full = std::fs::File::create(Path::new("/dev/full")).unwrap();
+    let mut command = f.host.command(crate::fixture::SETUP);
+    let output = command.stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(74), "{}", both(&output));
+}

@@ -1,0 +1,9 @@
+//! psi-setup from end to end: a real Podman and psi-serve, and a stand-in Infisical.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod adopt;
+mod crash;
+mod failures;
+mod fixture;
+mod refresh;
