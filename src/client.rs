@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::mapping::ProviderName;
 use crate::secret::SecretValue;
 use crate::systemd::Credentials;
+use crate::unix_http;
 use crate::wire::{
     Check, Checked, Failure, HandOver, HandedOver, Init, Initialised, Invalidate, Invalidated,
     Verified,
@@ -51,20 +52,11 @@ impl Client {
     /// # Errors
     /// [`Kind::Internal`] if there can be no HTTP client.
     pub fn new(socket: &Path, token: Option<SecretValue>) -> Result<Self> {
-        let http = reqwest::Client::builder()
-            .unix_socket(socket)
-            .http1_only()
-            .pool_max_idle_per_host(0)
-            .tls_certs_only([])
-            .no_proxy()
-            .timeout(REQUEST_LIFE)
-            .build()
-            .map_err(|e| Error::new(Kind::Internal, "cannot make an HTTP client").because(e))?;
         Ok(Self {
             socket: socket.to_owned(),
             token,
             patience: PATIENCE,
-            http,
+            http: unix_http::client(socket, REQUEST_LIFE)?,
         })
     }
 

@@ -44,6 +44,8 @@ pub mod serve;
 pub mod setup;
 /// What systemd gives a service, and what a service tells systemd.
 pub mod systemd;
+/// HTTP over a Unix socket.
+pub mod unix_http;
 /// The JSON bodies on the socket.
 pub mod wire;
 

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Kind, Result};
 use crate::secret::{SecretId, quote_name};
+use crate::unix_http;
 
 /// Where the API's secrets are. Podman takes an older version than its own, down to this one.
 const SECRETS: &str = "http://podman/v4.0.0/libpod/secrets";
@@ -84,18 +85,9 @@ impl Podman {
     /// # Errors
     /// [`Kind::Internal`] if there can be no HTTP client.
     pub fn new(socket: &Path) -> Result<Self> {
-        let http = reqwest::Client::builder()
-            .unix_socket(socket)
-            .http1_only()
-            .pool_max_idle_per_host(0)
-            .tls_certs_only([])
-            .no_proxy()
-            .timeout(REQUEST_LIFE)
-            .build()
-            .map_err(|e| Error::new(Kind::Internal, "cannot make an HTTP client").because(e))?;
         Ok(Self {
             socket: socket.to_owned(),
-            http,
+            http: unix_http::client(socket, REQUEST_LIFE)?,
             version: OnceLock::new(),
         })
     }

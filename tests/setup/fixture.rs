@@ -13,6 +13,8 @@ pub const SETUP: &str = env!("CARGO_BIN_EXE_psi-setup");
 pub const SERVE: &str = env!("CARGO_BIN_EXE_psi-serve");
 pub const DRIVER: &str = env!("CARGO_BIN_EXE_psi-secret");
 
+pub const CACHECTL: &str = env!("CARGO_BIN_EXE_psi-cachectl");
+
 pub const PROJECT: &str = "11111111-1111-1111-1111-111111111111";
 
 pub struct Fixture {

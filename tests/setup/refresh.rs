@@ -4,7 +4,7 @@ use std::fs;
 
 use psi_test_support::infisical::{Fault, Route, Times};
 
-use crate::fixture::{Fixture, PROJECT, both, workload};
+use crate::fixture::{CACHECTL, Fixture, PROJECT, both, workload};
 
 const LIST: &str = "GET /v4.0.0/libpod/secrets/json";
 
@@ -237,4 +237,23 @@ fn two_runs_at_once_lose_nothing() {
         let expected = if name.starts_with("one") { b"1" } else { b"2" };
         assert_eq!(f.lookup(&id).stdout, expected);
     }
+}
+
+#[test]
+fn refresh_is_the_same_run_with_the_same_exit_codes() {
+    let mut f = Fixture::new(&workload("myapp"));
+    let refresh = |f: &Fixture| {
+        let output = f.host.command(CACHECTL).arg("refresh").output().unwrap();
+        (output.status.code(), both(&output))
+    };
+    f.set("/myapp", "A", "1");
+    assert_eq!(refresh(&f).0, Some(0));
+    assert_eq!(f.container_env("myapp")["A"], "1");
+    f.infisical.stop();
+    let (code, text) = refresh(&f);
+    assert_eq!(code, Some(75), "{text}");
+    assert!(f.serve.sigterm().success());
+    let (code, text) = refresh(&f);
+    assert_eq!(code, Some(69), "{text}");
+    assert!(text.contains("psi-secrets.service"), "{text}");
 }
