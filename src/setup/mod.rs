@@ -117,7 +117,7 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
     if !options.dry_run {
         hand_over(&serve, &mut jobs, &mut report).await;
         register(&podman, &mut jobs, &actual, &driver).await;
-        write_drop_ins(config.scope, &mut jobs, &mut report);
+        write_drop_ins(config, &mut jobs, &mut report);
     }
     report.workloads = jobs.into_iter().map(Job::report).collect();
     Ok(report)
@@ -385,23 +385,37 @@ async fn register_all(
     Ok(())
 }
 
-/// Writes the drop-ins that differ, and has systemd read its units again if one did.
-fn write_drop_ins(scope: Scope, jobs: &mut [Job<'_>], report: &mut Report) {
-    let mut written = false;
+/// Writes the drop-ins that differ, and has systemd read its units again if one did, in this run
+/// or in one that ended before it came to that.
+fn write_drop_ins(config: &Config, jobs: &mut [Job<'_>], report: &mut Report) {
+    // Beside the lock: at a reboot systemd reads all units anyway.
+    let pending = config.socket.with_file_name("setup.reload");
     for job in jobs {
         let Some(text) = job.new_drop_in() else {
             continue;
         };
-        match dropin::write(&job.drop_in, &text) {
+        match note_pending(&pending).and_then(|()| dropin::write(&job.drop_in, &text)) {
             Ok(()) => {
                 info!("{} was written", job.drop_in.display());
-                (job.drop_in_written, written) = (true, true);
+                job.drop_in_written = true;
                 job.drop_in_now = Some(text);
             }
             Err(error) => job.outcome = Err(error),
         }
     }
-    if written {
-        report.reloaded = Some(systemd::daemon_reload(scope).map_err(|e| (&e).into()));
+    if !pending.exists() {
+        return;
     }
+    let reloaded = systemd::daemon_reload(config.scope);
+    // Where there is no systemd the next run can't do better.
+    if !matches!(&reloaded, Err(e) if e.kind() != Kind::Unreachable) {
+        let _ = std::fs::remove_file(&pending);
+    }
+    report.reloaded = Some(reloaded.map_err(|e| (&e).into()));
+}
+
+fn note_pending(marker: &Path) -> Result<()> {
+    std::fs::File::create(marker)
+        .map(drop)
+        .map_err(|e| Error::io(format!("cannot write {}", marker.display()), e))
 }

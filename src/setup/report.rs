@@ -146,11 +146,8 @@ impl Report {
     /// The gravest of the workloads' outcomes: 78 configuration, 69 something is missing, 1
     /// something was refused, 75 unreachable and nothing is missing, 0 done.
     pub fn exit_code(&self) -> u8 {
-        let codes: Vec<u8> = self
-            .workloads
-            .iter()
-            .map(WorkloadReport::exit_code)
-            .collect();
+        let workloads = self.workloads.iter().map(WorkloadReport::exit_code);
+        let codes: Vec<u8> = workloads.chain(self.reload_code()).collect();
         let gravest = [
             Kind::Config.exit_code(),
             Kind::Unreachable.exit_code(),
@@ -159,6 +156,16 @@ impl Report {
         ];
         let found = gravest.into_iter().find(|code| codes.contains(code));
         found.unwrap_or(0)
+    }
+
+    /// A systemd that failed to read the new drop-ins; where there is none, nothing has failed.
+    fn reload_code(&self) -> Option<u8> {
+        match &self.reloaded {
+            Some(Err(failure)) if failure.kind != Kind::Unreachable => {
+                Some(Kind::Refused.exit_code())
+            }
+            _ => None,
+        }
     }
 
     /// As `options` ask for it.
@@ -269,6 +276,17 @@ mod tests {
             report.workloads.push(workload);
         }
         report
+    }
+
+    #[test]
+    fn drop_ins_that_systemd_did_not_load_are_a_failure_where_systemd_runs() {
+        let after = |kind| {
+            let mut report = report(&[None]);
+            report.reloaded = Some(Err((&Error::new(kind, "x")).into()));
+            report.exit_code()
+        };
+        assert_eq!(after(Kind::Io), 1);
+        assert_eq!(after(Kind::Unreachable), 0);
     }
 
     #[test]

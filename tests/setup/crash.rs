@@ -51,7 +51,8 @@ fn a_crash_at_any_step_is_made_good_by_the_next_run() {
             .status
             .success()
     );
-    let mut killed = 0;
+    let reload = f.host.socket().with_file_name("setup.reload");
+    let (mut killed, mut reloads_made_good) = (0, 0);
     for step in 1..MOST_STEPS {
         let name = format!("w{step}");
         f.set_workloads(&workload(&name));
@@ -63,7 +64,15 @@ fn a_crash_at_any_step_is_made_good_by_the_next_run() {
             break;
         }
         killed += 1;
-        f.setup_exits(0, &[]);
+        let owes_a_reload = reload.exists();
+        let output = f.setup(&["--json"]);
+        assert!(output.status.success(), "step {step}: {}", both(&output));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        if owes_a_reload {
+            assert!(!report["reloaded"].is_null(), "step {step}");
+            reloads_made_good += usize::from(report["workloads"][0]["drop_in_changes"] == false);
+        }
+        assert!(!reload.exists(), "step {step}");
         assert_eq!(f.drop_in_secrets(&name).len(), 2, "step {step}");
         assert_drop_in_is_served(&f, &name, step);
         let ours = format!("{name}--");
@@ -75,5 +84,9 @@ fn a_crash_at_any_step_is_made_good_by_the_next_run() {
         let files = fs::read_dir(f.drop_in(&name).parent().unwrap()).unwrap();
         assert_eq!(files.count(), 1, "step {step} left a file behind");
     }
+    assert!(
+        reloads_made_good > 0,
+        "no crash fell between a drop-in and its reload"
+    );
     assert!((10..MOST_STEPS - 1).contains(&killed), "{killed} steps");
 }
