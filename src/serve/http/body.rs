@@ -1,0 +1,102 @@
+//! Bodies: read within bounds and in time, and written.
+
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::CONTENT_TYPE;
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::serve::http::refusal::Refusal;
+
+/// How long a request's body may take.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What every request is answered with.
+pub type Answer = Response<Full<Bytes>>;
+
+/// The whole body, if it is at most `limit` bytes and comes in time.
+pub async fn read_body(body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let too_large = || {
+        Refusal::said(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            &format!("the body is larger than {limit} bytes"),
+            "nothing was changed; send less",
+        )
+    };
+    let expected = body.size_hint().exact().unwrap_or_default();
+    if expected > limit as u64 {
+        return Err(too_large());
+    }
+    let reading = collect(Limited::new(body, limit), expected as usize);
+    match tokio::time::timeout(BODY_PATIENCE, reading).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Refusal::said(
+            StatusCode::BAD_REQUEST,
+            "bad_request",
+            "the body was cut short",
+            "nothing was changed; try again",
+        )),
+        Err(_) => Err(Refusal::said(
+            StatusCode::REQUEST_TIMEOUT,
+            "too_slow",
+            "the body did not come in time",
+            "nothing was changed; try again",
+        )),
+    }
+}
+
+async fn collect(
+    mut body: Limited<Incoming>,
+    expected: usize,
+) -> Result<Zeroizing<Vec<u8>>, Box<dyn std::error::Error + Send + Sync>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(expected));
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes)
+}
+
+/// The JSON text `body`; nothing of it is ever quoted.
+pub fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|e| {
+        Refusal::said(
+            StatusCode::BAD_REQUEST,
+            "bad_request",
+            &format!(
+                "not what was expected: line {}, column {}",
+                e.line(),
+                e.column()
+            ),
+            "psi-cachectl and psi-serve must be of the same version",
+        )
+    })
+}
+
+/// An answer of text.
+pub fn text(text: &str) -> Answer {
+    bytes(
+        "text/plain; charset=utf-8",
+        Bytes::copy_from_slice(text.as_bytes()),
+    )
+}
+
+/// An answer of JSON.
+pub fn json<T: Serialize>(body: &T) -> Answer {
+    let body = serde_json::to_vec(body).unwrap_or_default();
+    bytes("application/json", body.into())
+}
+
+/// An answer of bytes as they are.
+pub fn bytes(content_type: &'static str, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    let content_type = hyper::header::HeaderValue::from_static(content_type);
+    answer.headers_mut().insert(CONTENT_TYPE, content_type);
+    answer
+}

@@ -1,0 +1,130 @@
+//! `POST /cache/…`: hand-overs, and operations on the cache.
+
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use tracing::info;
+use zeroize::Zeroizing;
+
+use crate::error::{Kind, Result};
+use crate::mapping::ProviderName;
+use crate::secret::SecretName;
+use crate::serve::Server;
+use crate::serve::http::body::{Answer, json, parse, read_body};
+use crate::serve::http::refusal::Refusal;
+use crate::serve::http::to_the_end;
+use crate::serve::lookup::OPENING_PATIENCE;
+use crate::wire::{
+    Check, Checked, CheckedId, Init, Initialised, Invalidate, Invalidated, MAX_HAND_OVER, Verified,
+};
+
+/// Largest body of the small JSON requests, in bytes: a check of some ten thousand mappings.
+const MAX_QUESTION: usize = 16 << 20;
+
+/// `POST /cache/<operation>`, for who may write.
+pub async fn cache(
+    server: &Arc<Server>,
+    operation: &str,
+    body: Incoming,
+) -> Result<Answer, Refusal> {
+    match operation {
+        "check" => check(server, &read_body(body, MAX_QUESTION).await?).await,
+        "invalidate" => invalidate(server, &read_body(body, MAX_QUESTION).await?).await,
+        "verify" => {
+            let header = server.sealed.verify().await?;
+            Ok(json(&Verified::from(&header)))
+        }
+        "init" => {
+            let asked: Init = parse(&read_body(body, MAX_QUESTION).await?)?;
+            init(server, asked.force).await
+        }
+        provider => match ProviderName::parse(provider) {
+            Some(provider) => {
+                let body = read_body(body, MAX_HAND_OVER).await?;
+                hand_over(server, provider, body).await
+            }
+            None => Err(Refusal::said(
+                StatusCode::NOT_FOUND,
+                "unknown_provider",
+                "there is no such provider and no such operation on the cache",
+                "the providers are infisical, local and nitrokeyhsm",
+            )),
+        },
+    }
+}
+
+async fn init(server: &Arc<Server>, force: bool) -> Result<Answer, Refusal> {
+    let task = Arc::clone(server);
+    let made = to_the_end(async move { task.sealed.init(force).await }).await;
+    let (header, replaced) = made.map_err(|e| match e.kind() {
+        Kind::Unreachable => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "no_key", &e),
+        _ => e.into(),
+    })?;
+    Ok(json(&Initialised {
+        header: Verified::from(&header),
+        replaced: replaced.map(|path| path.display().to_string()),
+    }))
+}
+
+async fn hand_over(
+    server: &Arc<Server>,
+    provider: ProviderName,
+    body: Zeroizing<Vec<u8>>,
+) -> Result<Answer, Refusal> {
+    if server.sealed.is_off() {
+        return Err(Refusal::said(
+            StatusCode::CONFLICT,
+            "not_cached",
+            "no cache is kept: every lookup is live",
+            "set `cache.backend` in config.yaml for containers to start while the provider is down",
+        ));
+    }
+    let server = Arc::clone(server);
+    let handed_over = to_the_end(async move {
+        let handed_over = server.sealed.hand_over(provider, body).await?;
+        server.lookups.forget_provider(provider);
+        Ok(handed_over)
+    })
+    .await?;
+    let sum = |count: fn(&crate::wire::Counts) -> usize| -> usize {
+        handed_over.workloads.values().map(count).sum()
+    };
+    info!(
+        "{provider} handed over {} workloads: {} values stored, {} unchanged, {} retired; generation {}",
+        handed_over.workloads.len(),
+        sum(|c| c.stored),
+        sum(|c| c.unchanged),
+        sum(|c| c.retired),
+        handed_over.generation,
+    );
+    Ok(json(&handed_over))
+}
+
+async fn check(server: &Server, body: &[u8]) -> Result<Answer, Refusal> {
+    let asked: Check = parse(body)?;
+    server.sealed.settled(OPENING_PATIENCE).await;
+    let lookups = &server.lookups;
+    let by_name = |id: &String| {
+        SecretName::parse(id).map_or_else(|_| CheckedId::default(), |name| lookups.check(&name))
+    };
+    Ok(json(&Checked {
+        mappings: asked
+            .mappings
+            .iter()
+            .map(|m| lookups.is_sealed(m))
+            .collect(),
+        ids: asked.ids.iter().map(by_name).collect(),
+    }))
+}
+
+async fn invalidate(server: &Arc<Server>, body: &[u8]) -> Result<Answer, Refusal> {
+    let asked: Invalidate = parse(body)?;
+    let name = SecretName::parse(&asked.id)
+        .map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, "bad_id", &e))?;
+    let task = Arc::clone(server);
+    let dropped = to_the_end(async move { Ok(task.lookups.invalidate(&name).await) })
+        .await?
+        .map_err(|missing| Refusal::missing(&asked.id, &missing))??;
+    Ok(json(&Invalidated { dropped }))
+}

@@ -1,0 +1,208 @@
+//! The routes of the socket: who may ask what, and how each outcome is answered.
+//!
+//! Values are answered as raw bytes, nothing added or trimmed. Errors are JSON, see
+//! [`crate::wire::Failure`]. The path is not percent-decoded.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, HeaderMap};
+use hyper::{Method, Request, StatusCode};
+use tracing::warn;
+
+use crate::error::{Error, Kind, Result};
+use crate::mapping::MAX_MAPPING;
+use crate::secret::{SecretId, SecretName};
+use crate::serve::Server;
+use crate::serve::access::Peer;
+
+mod body;
+mod cache;
+mod refusal;
+
+use body::{Answer, bytes, json, read_body, text};
+use cache::cache;
+use refusal::Refusal;
+
+/// Answers one request of `peer`.
+pub async fn answer(server: Arc<Server>, peer: Peer, request: Request<Incoming>) -> Answer {
+    let what = format!("{} {}", request.method(), request.uri().path());
+    route(&server, peer, request)
+        .await
+        .unwrap_or_else(|refusal| {
+            warn!(
+                "{} (uid {}) answered {}: {}",
+                what.escape_default(),
+                peer.uid,
+                refusal.status.as_u16(),
+                refusal.detail
+            );
+            refusal.into_answer()
+        })
+}
+
+async fn route(
+    server: &Arc<Server>,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Result<Answer, Refusal> {
+    // With the query: an id that has one is no id.
+    let path = request
+        .uri()
+        .path_and_query()
+        .map(|path| path.as_str().to_owned());
+    let path = path.unwrap_or_default();
+    let mut parts = path.strip_prefix('/').unwrap_or_default().splitn(2, '/');
+    let (first, rest) = (parts.next().unwrap_or_default(), parts.next());
+    let method = request.method().clone();
+    if (&method, first, rest) == (&Method::GET, "healthz", None) {
+        return healthz(server);
+    }
+    let authorised = authorise(server, peer, request.headers())?;
+    match (method.clone(), first, rest) {
+        (Method::GET, "lookup", Some(id)) => lookup(server, id).await,
+        (Method::GET, "status", None) => Ok(json(&server.status())),
+        (Method::GET, "list", None) => {
+            authorised.to_write()?;
+            list(server).await
+        }
+        (Method::POST, "store", Some(id)) => {
+            authorised.to_write()?;
+            store(server, id, request.into_body()).await
+        }
+        (Method::DELETE, "delete", Some(id)) => {
+            authorised.to_write()?;
+            delete(server, id).await
+        }
+        (Method::POST, "cache", Some(operation)) => {
+            authorised.to_write()?;
+            cache(server, operation, request.into_body()).await
+        }
+        (_, "lookup" | "store" | "delete", Some(_))
+        | (_, "healthz" | "status" | "list", None)
+        | (_, "cache", Some(_)) => Err(Refusal::said(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            &format!("{method} is not for this path"),
+            "psi-secret(1) and psi-cachectl(1) ask in the right way",
+        )),
+        _ => Err(Refusal::said(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "there is no such path",
+            "psi-secret(1) and psi-cachectl(1) ask in the right way",
+        )),
+    }
+}
+
+/// What a caller may do who is allowed to look up.
+struct Authorised {
+    writes: bool,
+}
+
+impl Authorised {
+    fn to_write(&self) -> Result<(), Refusal> {
+        if self.writes {
+            return Ok(());
+        }
+        Err(Refusal::said(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            "only root and psi-serve's own user may do this",
+            "run the command as root",
+        ))
+    }
+}
+
+fn authorise(server: &Server, peer: Peer, headers: &HeaderMap) -> Result<Authorised, Refusal> {
+    let access = server.access();
+    if !access.may_look_up(peer) {
+        return Err(Refusal::said(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            &format!("user {} may not look up secrets", peer.uid),
+            "add the user to `allowed_uids` in config.yaml, then `systemctl reload psi-secrets.service`",
+        ));
+    }
+    let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
+    if !access.accepts_token(given.and_then(|v| v.strip_prefix(b"Bearer "))) {
+        return Err(Refusal::said(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "the socket token is missing or wrong",
+            "put psi-serve's token into /etc/psi/socket-token, mode 0600",
+        ));
+    }
+    Ok(Authorised {
+        writes: access.may_write(peer),
+    })
+}
+
+fn healthz(server: &Server) -> Result<Answer, Refusal> {
+    let status = server.status();
+    match status.healthy {
+        true => Ok(text("ok")),
+        false => Err(Refusal::said(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unhealthy",
+            &status.why.join("; "),
+            "`psi-cachectl status` and `journalctl -u psi-secrets` say more",
+        )),
+    }
+}
+
+async fn lookup(server: &Server, name: &str) -> Result<Answer, Refusal> {
+    let parsed =
+        SecretName::parse(name).map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, "bad_id", &e))?;
+    match server.lookups.lookup(&parsed).await {
+        Ok(found) => Ok(bytes("application/octet-stream", Bytes::from_owner(found))),
+        Err(missing) => Err(Refusal::missing(name, &missing)),
+    }
+}
+
+async fn store(server: &Arc<Server>, id: &str, body: Incoming) -> Result<Answer, Refusal> {
+    let id = parse_id(id)?;
+    let mapping = read_body(body, MAX_MAPPING).await?;
+    let store = Arc::clone(&server.store);
+    on_disk(move || store.put(&id, &mapping))
+        .await
+        .map_err(|e| match e.kind() {
+            Kind::Damaged => Refusal::new(StatusCode::BAD_REQUEST, "bad_mapping", &e),
+            _ => e.into(),
+        })?;
+    Ok(text("ok"))
+}
+
+async fn delete(server: &Arc<Server>, id: &str) -> Result<Answer, Refusal> {
+    let id = parse_id(id)?;
+    let store = Arc::clone(&server.store);
+    on_disk(move || store.delete(&id)).await?;
+    Ok(text("ok"))
+}
+
+async fn list(server: &Arc<Server>) -> Result<Answer, Refusal> {
+    let store = Arc::clone(&server.store);
+    let names = on_disk(move || store.list()).await?;
+    let lines: String = names.iter().map(|n| format!("{}\n", n.as_str())).collect();
+    Ok(text(&lines))
+}
+
+fn parse_id(id: &str) -> Result<SecretId, Refusal> {
+    SecretId::parse(id).map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, "bad_id", &e))
+}
+
+/// Runs a change as a task of its own: a caller that goes away does not stop it halfway.
+async fn to_the_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let failed = |e| Error::new(Kind::Internal, "a change broke off").because(e);
+    tokio::spawn(change).await.map_err(failed)?
+}
+
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let failed = |e| Error::new(Kind::Internal, "an operation broke off").because(e);
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
+}
