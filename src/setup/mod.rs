@@ -4,13 +4,13 @@
 //! registered, and a secret is registered before a drop-in names it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tracing::info;
 
 use crate::client::Client;
-use crate::config::{self, Config, Environment, Scope, Workload, WorkloadSecrets};
+use crate::config::{self, Config, Environment, Workload, WorkloadSecrets};
 use crate::error::{Error, Kind, Result};
 use crate::lock::Lock;
 use crate::mapping::{Mapping, ProviderName};
@@ -18,19 +18,20 @@ use crate::podman::{NewSecret, Podman, Secret};
 use crate::provider;
 use crate::secret::quote_name;
 use crate::systemd::{self, Credentials};
-use crate::wire::{Check, HandOver, WorkloadEntries};
+use crate::wire::{Check, HandOver};
 
 mod discover;
 mod dropin;
 mod guard;
+mod job;
 mod plan;
 mod report;
 
 pub use report::{Report, WorkloadReport};
 
 use discover::Listings;
-use guard::Guard;
-use plan::{Action, Actual, Desired, Driver, Plan};
+use job::Job;
+use plan::{Action, Actual, Driver, Plan};
 
 /// How long a provider that is down is asked again while something is missing.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,13 +41,6 @@ const PATIENCE_WHEN_SERVED: Duration = Duration::from_secs(10);
 
 /// How long another run may take before this one gives up.
 const LOCK_PATIENCE: Duration = Duration::from_secs(120);
-
-/// Where quadlet looks besides `systemd_dir` (podman-systemd.unit(5)).
-const SYSTEM_QUADLETS: [&str; 3] = [
-    "/etc/containers/systemd",
-    "/run/containers/systemd",
-    "/usr/share/containers/systemd",
-];
 
 /// What to do: psi-setup's options, and those of `psi-cachectl refresh`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -190,127 +184,6 @@ fn strangers(config: &Config, secrets: &[Secret]) -> Vec<String> {
         )
     };
     unknown.map(note).collect()
-}
-
-/// One workload on its way through a run.
-struct Job<'a> {
-    name: &'a str,
-    workload: &'a Workload,
-    drop_in: PathBuf,
-    /// The drop-in that is there.
-    drop_in_now: Option<String>,
-    /// Whether all that the drop-in names is registered and sealed in the cache.
-    is_served: bool,
-    mappings: BTreeMap<String, Mapping>,
-    entries: WorkloadEntries,
-    outcome: Result<Plan>,
-    drop_in_written: bool,
-    has_unit: bool,
-}
-
-impl<'a> Job<'a> {
-    fn new(
-        config: &Config,
-        name: &'a str,
-        workload: &'a Workload,
-        actual: &Actual<'_>,
-        driver: &Driver,
-    ) -> Result<Self> {
-        let drop_in = dropin::path(&config.systemd_dir, &workload.unit);
-        let drop_in_now = dropin::read(&drop_in)?;
-        let is_served = match (&workload.secrets, &drop_in_now) {
-            (WorkloadSecrets::Keys(keys), None) => keys.is_empty(),
-            (WorkloadSecrets::Sources(_), None) => false,
-            (_, Some(text)) => dropin::secret_names(text)
-                .into_iter()
-                .all(|name| actual.is_served(name, driver)),
-        };
-        Ok(Self {
-            name,
-            workload,
-            drop_in,
-            drop_in_now,
-            is_served,
-            mappings: BTreeMap::new(),
-            entries: WorkloadEntries::default(),
-            outcome: Err(Error::new(Kind::Internal, "it was not planned")),
-            drop_in_written: false,
-            has_unit: has_unit(config, &workload.unit),
-        })
-    }
-
-    fn plan(
-        &mut self,
-        listings: &Listings,
-        actual: &Actual<'_>,
-        driver: &Driver,
-        accept_removals: bool,
-    ) {
-        self.outcome = listings.of(self.name, self.workload).and_then(|found| {
-            let guard = Guard {
-                workload: self.name,
-                before: self.names_now(actual),
-                accept_removals,
-            };
-            guard.check(&found)?;
-            self.mappings = found.mappings;
-            self.entries = found.entries;
-            let desired = Desired {
-                workload: self.name,
-                provider: self.workload.provider,
-                secrets: &self.mappings,
-            };
-            plan::plan(&desired, actual, driver)
-        });
-    }
-
-    /// The secrets that its containers start with now; without a drop-in, all that it has.
-    fn names_now<'n>(&'n self, actual: &'n Actual<'_>) -> Vec<&'n str> {
-        match &self.drop_in_now {
-            Some(text) => dropin::secret_names(text),
-            None => actual.names_of(self.name),
-        }
-    }
-
-    /// The drop-in it is to have, if that is another one than it has.
-    fn new_drop_in(&self) -> Option<String> {
-        let plan = self.outcome.as_ref().ok()?;
-        let is_empty = plan.registrations.is_empty() && self.workload.depends_on.is_empty();
-        if is_empty && self.drop_in_now.is_none() {
-            return None;
-        }
-        let text = dropin::render(self.workload, self.name, &plan.registrations);
-        (self.drop_in_now.as_ref() != Some(&text)).then_some(text)
-    }
-
-    fn report(self) -> WorkloadReport {
-        let drop_in_changes = self.drop_in_written || self.new_drop_in().is_some();
-        let mut report = WorkloadReport::new(self.name, self.workload.provider);
-        if !self.has_unit {
-            let unit = &self.workload.unit;
-            report.notes.push(format!(
-                "there is no {unit} beside {}: it has no effect yet",
-                self.drop_in.display()
-            ));
-        }
-        report.drop_in_changes = drop_in_changes;
-        match self.outcome {
-            Ok(plan) => report.planned(&plan),
-            Err(error) => report.failed(&error, self.is_served),
-        }
-        report
-    }
-}
-
-fn has_unit(config: &Config, unit: &str) -> bool {
-    let elsewhere = match config.scope {
-        Scope::System => SYSTEM_QUADLETS.as_slice(),
-        // A user's quadlets may lie in more places than can be told from here.
-        Scope::User => return true,
-    };
-    let folders = elsewhere.iter().map(Path::new);
-    let mut folders = folders.chain([config.systemd_dir.as_path()]);
-    folders.any(|folder| folder.join(unit).exists())
 }
 
 /// Seals what was fetched. Workloads whose values are not sealed go no further.

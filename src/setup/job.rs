@@ -1,0 +1,155 @@
+//! One workload on its way through a run.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, Scope, Workload, WorkloadSecrets};
+use crate::error::{Error, Kind, Result};
+use crate::mapping::Mapping;
+use crate::setup::discover::Listings;
+use crate::setup::dropin;
+use crate::setup::guard::Guard;
+use crate::setup::plan::{self, Actual, Desired, Driver, Plan};
+use crate::setup::report::WorkloadReport;
+use crate::wire::WorkloadEntries;
+
+/// Where quadlet looks besides `systemd_dir` (podman-systemd.unit(5)).
+const SYSTEM_QUADLETS: [&str; 3] = [
+    "/etc/containers/systemd",
+    "/run/containers/systemd",
+    "/usr/share/containers/systemd",
+];
+
+/// One workload on its way through a run.
+pub struct Job<'a> {
+    /// The workload's name.
+    pub name: &'a str,
+    /// What the configuration says of it.
+    pub workload: &'a Workload,
+    /// Where its drop-in is.
+    pub drop_in: PathBuf,
+    /// The drop-in that is there.
+    pub drop_in_now: Option<String>,
+    /// Whether all that the drop-in names is registered and sealed in the cache.
+    pub is_served: bool,
+    /// Each variable's mapping, once it is planned.
+    pub mappings: BTreeMap<String, Mapping>,
+    /// The values, until they are handed over.
+    pub entries: WorkloadEntries,
+    /// What is to be done, or why it keeps what it has.
+    pub outcome: Result<Plan>,
+    /// Whether this run wrote its drop-in.
+    pub drop_in_written: bool,
+    has_unit: bool,
+}
+
+impl<'a> Job<'a> {
+    /// What is there of `workload` before anything is fetched.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if its drop-in can't be read.
+    pub fn new(
+        config: &Config,
+        name: &'a str,
+        workload: &'a Workload,
+        actual: &Actual<'_>,
+        driver: &Driver,
+    ) -> Result<Self> {
+        let drop_in = dropin::path(&config.systemd_dir, &workload.unit);
+        let drop_in_now = dropin::read(&drop_in)?;
+        let is_served = match (&workload.secrets, &drop_in_now) {
+            (WorkloadSecrets::Keys(keys), None) => keys.is_empty(),
+            (WorkloadSecrets::Sources(_), None) => false,
+            (_, Some(text)) => dropin::secret_names(text)
+                .into_iter()
+                .all(|name| actual.is_served(name, driver)),
+        };
+        Ok(Self {
+            name,
+            workload,
+            drop_in,
+            drop_in_now,
+            is_served,
+            mappings: BTreeMap::new(),
+            entries: WorkloadEntries::default(),
+            outcome: Err(Error::new(Kind::Internal, "it was not planned")),
+            drop_in_written: false,
+            has_unit: has_unit(config, &workload.unit),
+        })
+    }
+
+    /// Checks what the providers have for it and compares it with what is there.
+    pub fn plan(
+        &mut self,
+        listings: &Listings,
+        actual: &Actual<'_>,
+        driver: &Driver,
+        accept_removals: bool,
+    ) {
+        self.outcome = listings.of(self.name, self.workload).and_then(|found| {
+            let guard = Guard {
+                workload: self.name,
+                before: self.names_now(actual),
+                accept_removals,
+            };
+            guard.check(&found)?;
+            self.mappings = found.mappings;
+            self.entries = found.entries;
+            let desired = Desired {
+                workload: self.name,
+                provider: self.workload.provider,
+                secrets: &self.mappings,
+            };
+            plan::plan(&desired, actual, driver)
+        });
+    }
+
+    /// The secrets that its containers start with now; without a drop-in, all that it has.
+    fn names_now<'n>(&'n self, actual: &'n Actual<'_>) -> Vec<&'n str> {
+        match &self.drop_in_now {
+            Some(text) => dropin::secret_names(text),
+            None => actual.names_of(self.name),
+        }
+    }
+
+    /// The drop-in it is to have, if that is another one than it has.
+    pub fn new_drop_in(&self) -> Option<String> {
+        let plan = self.outcome.as_ref().ok()?;
+        let is_empty = plan.registrations.is_empty() && self.workload.depends_on.is_empty();
+        if is_empty && self.drop_in_now.is_none() {
+            return None;
+        }
+        let text = dropin::render(self.workload, self.name, &plan.registrations);
+        (self.drop_in_now.as_ref() != Some(&text)).then_some(text)
+    }
+
+    /// What became of it.
+    pub fn report(self) -> WorkloadReport {
+        let drop_in_changes = self.drop_in_written || self.new_drop_in().is_some();
+        let mut report = WorkloadReport::new(self.name, self.workload.provider);
+        if !self.has_unit {
+            let unit = &self.workload.unit;
+            report.notes.push(format!(
+                "there is no {unit} beside {}: it has no effect yet",
+                self.drop_in.display()
+            ));
+        }
+        report.drop_in_changes = drop_in_changes;
+        match self.outcome {
+            Ok(plan) => report.planned(&plan),
+            Err(error) => report.failed(&error, self.is_served),
+        }
+        report
+    }
+}
+
+fn has_unit(config: &Config, unit: &str) -> bool {
+    let elsewhere = match config.scope {
+        Scope::System => SYSTEM_QUADLETS.as_slice(),
+        // A user's quadlets may lie in more places than can be told from here.
+        Scope::User => return true,
+    };
+    let folders = elsewhere.iter().map(Path::new);
+    let mut folders = folders.chain([config.systemd_dir.as_path()]);
+    folders.any(|folder| folder.join(unit).exists())
+}
