@@ -15,7 +15,7 @@ use crate::systemd::Credentials;
 use crate::unix_http;
 use crate::wire::{
     Check, Checked, Failure, HandOver, HandedOver, Init, Initialised, Invalidate, Invalidated,
-    Verified,
+    Prune, Pruned, Verified,
 };
 
 /// How long psi-serve may be away, e.g. while it is started again.
@@ -92,6 +92,14 @@ impl Client {
     /// As [`Client::hand_over`].
     pub async fn check(&self, check: &Check) -> Result<Checked> {
         self.post("/cache/check", check).await
+    }
+
+    /// Drops what the providers no longer have and nobody is to keep.
+    ///
+    /// # Errors
+    /// As [`Client::hand_over`]. Nothing is dropped then.
+    pub async fn prune(&self, prune: &Prune) -> Result<Pruned> {
+        self.post("/cache/prune", prune).await
     }
 
     /// Drops one value.

@@ -56,6 +56,13 @@ impl<'de> Deserialize<'de> for SecretValue {
     }
 }
 
+/// Whether a reference `${…}` was left in `value` as it is: what it refers to is missing, empty,
+/// imported, or may not be read.
+pub fn has_reference(value: &[u8]) -> bool {
+    let open = value.windows(2).position(|pair| pair == b"${");
+    open.is_some_and(|at| value[at..].contains(&b'}'))
+}
+
 /// Podman's id of a secret: 25 lower-case hexadecimal digits, new at each re-creation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SecretId(String);
@@ -162,6 +169,19 @@ mod tests {
             "0123456789abcdef01234567\0",
         ] {
             assert!(SecretId::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_reference_that_was_left_is_seen() {
+        for (text, left) in [
+            ("${A}", true),
+            ("x ${ dev.A } y", true),
+            ("$A {B} $", false),
+            ("}${", false),
+            ("", false),
+        ] {
+            assert_eq!(has_reference(text.as_bytes()), left, "{text:?}");
         }
     }
 

@@ -151,6 +151,8 @@ pub struct Checked {
     pub mappings: Vec<bool>,
     /// What each id stands for.
     pub ids: Vec<CheckedId>,
+    /// The workloads that own something in the cache, now or before.
+    pub workloads: Vec<String>,
 }
 
 /// What is known of an id or name.
@@ -160,6 +162,31 @@ pub struct CheckedId {
     pub digest: Option<String>,
     /// Whether its value is sealed in the cache.
     pub sealed: bool,
+    /// Whether that value has a reference `${…}` in it, as the provider left it.
+    pub unresolved: bool,
+    /// The workloads that own that value, each with the time since when its provider no longer
+    /// has it, in seconds since 1970; 0 while it has.
+    pub owners: BTreeMap<String, u64>,
+}
+
+/// `POST /cache/prune`: drop what the providers no longer have.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prune {
+    /// The workloads that are meant, each with Podman's ids of the secrets whose values must stay.
+    /// What a provider still has stays anyway.
+    #[serde(default)]
+    pub keep: BTreeMap<String, Vec<String>>,
+    /// Workloads that are no more, and of which nothing is to stay.
+    #[serde(default)]
+    pub forget: Vec<String>,
+}
+
+/// The answer to [`Prune`].
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// How many values a workload has no longer. One that another workload owns as well stays.
+    pub dropped: usize,
 }
 
 /// `POST /cache/invalidate`: drop one value, so that the next lookup is live.

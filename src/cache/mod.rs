@@ -18,13 +18,14 @@ use crate::wire::{Counts, HandOver, HandedOver};
 mod envelope;
 mod file;
 mod owners;
+mod retired;
 mod table;
 
 pub use envelope::{Header, Keyslot};
+pub use owners::Owners;
 pub use table::{EntryKey, Keyer, Table};
 
 use envelope::NewSlot;
-use owners::Owners;
 
 /// The lock's file in the state directory.
 const LOCK: &str = ".lock";

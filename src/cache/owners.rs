@@ -89,6 +89,38 @@ impl Owners {
         count
     }
 
+    /// The workloads that own `key`, each with the time since when it is retired; 0 if it is not.
+    pub fn of(&self, key: &EntryKey) -> BTreeMap<String, u64> {
+        let retired_since = |owned: &Owned| owned.entries.get(key).copied();
+        let workloads = self.workloads.iter();
+        workloads
+            .filter_map(|(name, owned)| Some((name.clone(), retired_since(owned)?)))
+            .collect()
+    }
+
+    /// Every workload that anything was handed over for.
+    pub fn workloads(&self) -> impl Iterator<Item = &str> {
+        self.workloads.keys().map(String::as_str)
+    }
+
+    /// Takes from `workload` what is retired, but `keep`. Returns how many entries that are.
+    pub fn prune(&mut self, workload: &str, keep: &BTreeSet<EntryKey>) -> usize {
+        let Some(owned) = self.workloads.get_mut(workload) else {
+            return 0;
+        };
+        let before = owned.entries.len();
+        owned
+            .entries
+            .retain(|key, retired_since| *retired_since == 0 || keep.contains(key));
+        before - owned.entries.len()
+    }
+
+    /// Forgets `workload`. Returns how many entries it owned.
+    pub fn forget_workload(&mut self, workload: &str) -> usize {
+        let owned = self.workloads.remove(workload);
+        owned.map_or(0, |owned| owned.entries.len())
+    }
+
     /// Forgets `key`, whoever owned it.
     pub fn forget(&mut self, key: &EntryKey) {
         for owned in self.workloads.values_mut() {
@@ -192,6 +224,35 @@ mod tests {
             assert!(Owners::parse(Some(&bytes[..length])).is_err());
         }
         assert!(Owners::parse(Some(&[bytes, vec![0]].concat())).is_err());
+    }
+
+    #[test]
+    fn only_what_is_retired_and_not_to_be_kept_is_pruned() {
+        let mut owners = Owners::default();
+        owners.hand_over("a", "infisical", &keys(&[1, 2, 3]), 100);
+        owners.hand_over("b", "infisical", &keys(&[1]), 100);
+        owners.hand_over("a", "infisical", &keys(&[3]), 200);
+        let one = EntryKey::from_bytes(&[1; 32]).unwrap();
+        let both = BTreeMap::from([("a".to_owned(), 200), ("b".to_owned(), 0)]);
+        assert_eq!(owners.of(&one), both);
+        assert_eq!(owners.prune("a", &keys(&[2])), 1);
+        assert_eq!(owners.of(&one), BTreeMap::from([("b".to_owned(), 0)]));
+        assert_eq!(owners.owned(), keys(&[1, 2, 3]));
+        assert_eq!(owners.prune("b", &keys(&[])), 0, "it is not retired");
+        assert_eq!(owners.prune("a", &keys(&[])), 1);
+        assert_eq!(owners.owned(), keys(&[1, 3]));
+        assert_eq!(owners.prune("nobody", &keys(&[])), 0);
+    }
+
+    #[test]
+    fn a_forgotten_workload_owns_nothing() {
+        let mut owners = Owners::default();
+        owners.hand_over("a", "infisical", &keys(&[1, 2]), 100);
+        owners.hand_over("b", "infisical", &keys(&[2]), 100);
+        assert_eq!(owners.forget_workload("a"), 2);
+        assert_eq!(owners.forget_workload("a"), 0);
+        assert_eq!(owners.owned(), keys(&[2]));
+        assert_eq!(owners.workloads().collect::<Vec<_>>(), ["b"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Podman's secrets, through the libpod REST API on its Unix socket.
+//! Podman's secrets and containers, through the libpod REST API on its Unix socket.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -11,13 +11,18 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Kind, Result};
 use crate::secret::{SecretId, quote_name};
 use crate::unix_http;
 
-/// Where the API's secrets are. Podman takes an older version than its own, down to this one.
-const SECRETS: &str = "http://podman/v4.0.0/libpod/secrets";
+mod containers;
+
+pub use containers::Container;
+
+/// Where the API is. Podman takes an older version than its own, down to this one.
+const API: &str = "http://podman/v4.0.0/libpod";
 
 /// How long a request may take. A create runs the driver, and Podman holds one lock for all
 /// secrets of the host while a driver's command runs.
@@ -99,7 +104,7 @@ impl Podman {
     /// Podman is too old, [`Kind::BadAnswer`] if something else answers there.
     pub async fn secrets(&self) -> Result<Vec<Secret>> {
         let doing = "cannot list Podman's secrets";
-        let url = url("json", &[])?;
+        let url = url("secrets/json", &[])?;
         let answer = self.ask(doing, Method::GET, url, None).await?;
         let listed: Vec<Listed> = self.expect(doing, &answer)?;
         let mut secrets: Vec<Secret> = listed.into_iter().map(Secret::from).collect();
@@ -139,7 +144,8 @@ impl Podman {
     /// else as [`Podman::secrets`].
     pub async fn remove(&self, id: &str) -> Result<()> {
         let doing = format!("cannot remove secret {}", quote_name(id));
-        let url = url(SecretId::parse(id)?.as_str(), &[])?;
+        let id = SecretId::parse(id)?;
+        let url = url(&format!("secrets/{}", id.as_str()), &[])?;
         let answer = self.ask(&doing, Method::DELETE, url, None).await?;
         if answer.status.is_success() || answer.says_gone() {
             return Ok(());
@@ -158,7 +164,7 @@ impl Podman {
             ("labels", &labels),
         ];
         query.extend(replace.then_some(("replace", "true")));
-        let url = url("create", &query)?;
+        let url = url("secrets/create", &query)?;
         let answer = self
             .ask(&doing, Method::POST, url, Some(new.payload))
             .await?;
@@ -190,7 +196,7 @@ impl Podman {
             self.note(version)?;
         }
         let status = answer.status();
-        let mut body = Vec::new();
+        let mut body = Zeroizing::new(Vec::new());
         while let Some(chunk) = answer.chunk().await.map_err(unreachable)? {
             if body.len() + chunk.len() > MAX_ANSWER {
                 return Err(self.nonsense(doing));
@@ -286,10 +292,10 @@ impl Podman {
     }
 }
 
-/// What came back, whole.
+/// What came back, whole. A running container's environment has its secrets in clear.
 struct Answer {
     status: StatusCode,
-    body: Vec<u8>,
+    body: Zeroizing<Vec<u8>>,
 }
 
 impl Answer {
@@ -304,6 +310,11 @@ impl Answer {
             && self
                 .failure()
                 .is_some_and(|f| f.message.starts_with("no secret with name or id"))
+    }
+
+    /// Whether Podman has no such container.
+    fn says_no_container(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND && self.failure().is_some()
     }
 }
 
@@ -364,7 +375,7 @@ impl From<Listed> for Secret {
 }
 
 fn url(path: &str, query: &[(&str, &str)]) -> Result<Url> {
-    let address = format!("{SECRETS}/{path}");
+    let address = format!("{API}/{path}");
     let parsed = if query.is_empty() {
         Url::parse(&address)
     } else {

@@ -18,7 +18,6 @@ use crate::mapping::{Mapping, ProviderName, Stamp, Store};
 use crate::secret::{SecretName, SecretValue};
 use crate::serve::providers::Providers;
 use crate::serve::sealed::{Sealed, State};
-use crate::wire::CheckedId;
 
 /// How long a lookup waits for the cache to be opened: less than psi-secret's own patience.
 pub const OPENING_PATIENCE: Duration = Duration::from_secs(60);
@@ -68,7 +67,7 @@ pub struct Counters {
 /// Answers lookups.
 pub struct Lookups {
     store: Arc<Store>,
-    sealed: Arc<Sealed>,
+    pub(super) sealed: Arc<Sealed>,
     providers: RwLock<Arc<Providers>>,
     known: Mutex<HashMap<SecretName, Known>>,
     memory: Arc<Mutex<Memory>>,
@@ -197,7 +196,7 @@ impl Lookups {
     }
 
     /// The mapping called `name`: read once, and again when its file has changed.
-    fn mapping(&self, name: &SecretName) -> Result<Arc<Mapping>, Missing> {
+    pub(super) fn mapping(&self, name: &SecretName) -> Result<Arc<Mapping>, Missing> {
         let stamp = self.store.stamp(name).map_err(Missing::Unusable)?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let (Some(stamp), Some(known)) = (stamp, known.get(name))
@@ -314,28 +313,6 @@ impl Lookups {
         memory.failed.remove(&mapping);
         let learned = memory.learned.remove(&mapping).is_some();
         Ok(Ok(sealed || learned))
-    }
-
-    /// Whether the sealed cache has the value of `mapping`.
-    pub fn is_sealed(&self, mapping: &Mapping) -> bool {
-        match self.sealed.state() {
-            State::Open(cache) => {
-                let key = cache.keyer().entry_key(mapping);
-                cache.current().table.find(&key).is_some()
-            }
-            _ => false,
-        }
-    }
-
-    /// What `name` stands for, and whether the sealed cache has its value.
-    pub fn check(&self, name: &SecretName) -> CheckedId {
-        match self.mapping(name) {
-            Ok(mapping) => CheckedId {
-                digest: Some(mapping.digest()),
-                sealed: self.is_sealed(&mapping),
-            },
-            Err(_) => CheckedId::default(),
-        }
     }
 
     /// How many values are in memory only.

@@ -21,6 +21,7 @@ use crate::systemd::{self, Credentials};
 mod access;
 mod connections;
 mod http;
+mod inventory;
 mod lookup;
 mod providers;
 mod sealed;

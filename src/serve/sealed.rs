@@ -2,6 +2,7 @@
 //!
 //! Whatever touches the disk or a device runs on a thread of its own, one at a time.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -256,6 +257,30 @@ impl Sealed {
         };
         let key = cache.keyer().entry_key(mapping);
         blocking(move || cache.invalidate(&key)).await
+    }
+
+    /// Drops what is retired, as [`Cache::prune`] has it, but the values of the mappings in `keep`.
+    /// Returns how many entries were dropped.
+    ///
+    /// # Errors
+    /// What [`Cache::prune`] says, and why the cache is closed. One that is off or not there has
+    /// nothing to drop.
+    pub async fn prune(
+        &self,
+        keep: BTreeMap<String, Vec<Arc<Mapping>>>,
+        forget: Vec<String>,
+    ) -> Result<usize> {
+        let _changing = self.changing.lock().await;
+        let cache = match self.state() {
+            State::Off | State::Absent => return Ok(0),
+            _ => self.open_cache()?,
+        };
+        let keys = |mappings: Vec<Arc<Mapping>>| {
+            let keys = mappings.iter().map(|m| cache.keyer().entry_key(m));
+            keys.collect()
+        };
+        let keep = keep.into_iter().map(|(name, m)| (name, keys(m))).collect();
+        blocking(move || cache.prune(&keep, &forget)).await
     }
 
     fn open_cache(&self) -> Result<Arc<Cache>> {

@@ -273,6 +273,7 @@ mod tests {
         CheckedId {
             digest: Some(mapping(key).digest()),
             sealed: true,
+            ..CheckedId::default()
         }
     }
 

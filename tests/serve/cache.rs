@@ -222,21 +222,25 @@ fn check_tells_what_could_be_answered_without_the_provider() {
     // SHA-256 of the canonical mapping, which sha256sum(1) gives as well.
     let a = "211eaec1a548cc77c276bea68fa3fafff26aeed3e1e36fb00c3924649d78ba35";
     let b = "7d3a99958f421f51a5991cb1ad4ff21cfd4a17b033f2fce2a67e89804f8b575b";
-    let id = |digest: Option<&str>, sealed: bool| json!({"digest": digest, "sealed": sealed});
-    let ids = |a_is_sealed| {
-        json!([
-            id(Some(a), a_is_sealed),
-            id(Some(b), false),
-            id(None, false),
-            id(None, false)
-        ])
+    let id = |digest: Option<&str>, owners: serde_json::Value| {
+        let sealed = owners != json!({});
+        json!({"digest": digest, "sealed": sealed, "unresolved": false, "owners": owners})
     };
-    let nothing = json!({"mappings": [false, false], "ids": ids(false)});
-    assert_eq!(serve.check(&asked), nothing);
+    let answer = |a_is_sealed: bool, owners: serde_json::Value, workloads: &[&str]| {
+        let ids = [
+            id(Some(a), owners),
+            id(Some(b), json!({})),
+            id(None, json!({})),
+            id(None, json!({})),
+        ];
+        json!({"mappings": [a_is_sealed, false], "ids": ids, "workloads": workloads})
+    };
+    assert_eq!(serve.check(&asked), answer(false, json!({}), &[]));
     assert_eq!(serve.hand_over(&[("app", &[("A", b"v")])]).status, 200);
-    let one = json!({"mappings": [true, false], "ids": ids(true)});
-    assert_eq!(serve.check(&asked), one);
-    assert_eq!(serve.check(&json!({})), json!({"mappings": [], "ids": []}));
+    let owners = json!({"app": 0});
+    assert_eq!(serve.check(&asked), answer(true, owners, &["app"]));
+    let nothing = json!({"mappings": [], "ids": [], "workloads": ["app"]});
+    assert_eq!(serve.check(&json!({})), nothing);
 }
 
 #[test]

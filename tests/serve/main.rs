@@ -10,4 +10,5 @@ mod fixture;
 mod live;
 mod requests;
 mod restart;
+mod retired;
 mod systemd;

@@ -192,14 +192,6 @@ fn bad_answer(why: String) -> Error {
         .hint("check that providers.infisical.api_url leads to an Infisical of a version that this PSI knows")
 }
 
-/// Whether a reference to another secret was left as it is: what it refers to is missing, empty,
-/// imported, or may not be read.
-pub fn has_reference(value: &SecretValue) -> bool {
-    let bytes = value.expose();
-    let open = bytes.windows(2).position(|pair| pair == b"${");
-    open.is_some_and(|at| bytes[at..].contains(&b'}'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,19 +341,5 @@ mod tests {
             Kind::BadAnswer,
             &["\"A\""],
         );
-    }
-
-    #[test]
-    fn a_reference_that_was_left_is_seen() {
-        for (text, left) in [
-            ("${A}", true),
-            ("x ${ dev.A } y", true),
-            ("$A {B} $", false),
-            ("}${", false),
-            ("", false),
-        ] {
-            let value = SecretValue::new(text.into());
-            assert_eq!(has_reference(&value), left, "{text:?}");
-        }
     }
 }

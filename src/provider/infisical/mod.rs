@@ -16,7 +16,7 @@ use crate::config::{self, Config};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::Mapping;
 use crate::provider::{Answer, Discovered, FindCredential, Provider, Source, normalise_path};
-use crate::secret::{SecretValue, quote_name};
+use crate::secret::{SecretValue, has_reference, quote_name};
 
 mod answer;
 mod api;
@@ -237,7 +237,7 @@ fn warn_of_doubtful(source: &Source, discovered: &[Discovered]) {
         warn!("folder {path} of project {project} has no secrets; is its name right?");
     }
     for secret in discovered {
-        if listing::has_reference(&secret.value) {
+        if has_reference(secret.value.expose()) {
             let folder = secret.mapping.get("path").unwrap_or(path);
             let key = quote_name(&secret.key);
             warn!(

@@ -16,7 +16,7 @@ use crate::serve::http::refusal::Refusal;
 use crate::serve::http::to_the_end;
 use crate::serve::lookup::OPENING_PATIENCE;
 use crate::wire::{
-    Check, Checked, CheckedId, Init, Initialised, Invalidate, Invalidated, MAX_HAND_OVER, Verified,
+    Check, Init, Initialised, Invalidate, Invalidated, MAX_HAND_OVER, Prune, Verified,
 };
 
 /// Largest body of the small JSON requests, in bytes: a check of some ten thousand mappings.
@@ -30,6 +30,7 @@ pub async fn cache(
 ) -> Result<Answer, Refusal> {
     match operation {
         "check" => check(server, &read_body(body, MAX_QUESTION).await?).await,
+        "prune" => prune(server, &read_body(body, MAX_QUESTION).await?).await,
         "invalidate" => invalidate(server, &read_body(body, MAX_QUESTION).await?).await,
         "verify" => {
             let header = server.sealed.verify().await?;
@@ -104,18 +105,17 @@ async fn hand_over(
 async fn check(server: &Server, body: &[u8]) -> Result<Answer, Refusal> {
     let asked: Check = parse(body)?;
     server.sealed.settled(OPENING_PATIENCE).await;
-    let lookups = &server.lookups;
-    let by_name = |id: &String| {
-        SecretName::parse(id).map_or_else(|_| CheckedId::default(), |name| lookups.check(&name))
-    };
-    Ok(json(&Checked {
-        mappings: asked
-            .mappings
-            .iter()
-            .map(|m| lookups.is_sealed(m))
-            .collect(),
-        ids: asked.ids.iter().map(by_name).collect(),
-    }))
+    Ok(json(&server.lookups.check(&asked)?))
+}
+
+async fn prune(server: &Arc<Server>, body: &[u8]) -> Result<Answer, Refusal> {
+    let asked: Prune = parse(body)?;
+    let task = Arc::clone(server);
+    let pruned = to_the_end(async move { task.lookups.prune(asked).await }).await?;
+    if pruned.dropped > 0 {
+        info!("{} retired values were dropped", pruned.dropped);
+    }
+    Ok(json(&pruned))
 }
 
 async fn invalidate(server: &Arc<Server>, body: &[u8]) -> Result<Answer, Refusal> {

@@ -1,0 +1,105 @@
+//! What is sealed in the cache and who owns it, for psi-setup; and what of it may go.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::cache::{Cache, Owners, Saved};
+use crate::error::{Error, Result};
+use crate::mapping::Mapping;
+use crate::secret::{SecretName, has_reference};
+use crate::serve::lookup::{Lookups, Missing};
+use crate::serve::sealed::State;
+use crate::wire::{Check, Checked, CheckedId, Prune, Pruned};
+
+/// An open cache at one moment.
+struct Inventory {
+    cache: Arc<Cache>,
+    saved: Arc<Saved>,
+    owners: Owners,
+}
+
+impl Inventory {
+    fn value(&self, mapping: &Mapping) -> Option<&[u8]> {
+        self.saved.table.get(&self.cache.keyer().entry_key(mapping))
+    }
+
+    fn check(&self, mapping: &Mapping) -> CheckedId {
+        let value = self.value(mapping);
+        CheckedId {
+            digest: Some(mapping.digest()),
+            sealed: value.is_some(),
+            unresolved: value.is_some_and(has_reference),
+            owners: self.owners.of(&self.cache.keyer().entry_key(mapping)),
+        }
+    }
+}
+
+impl Lookups {
+    /// What of it the sealed cache has. A cache that is not open has nothing.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Damaged`] if its list of owners is not readable.
+    pub fn check(&self, asked: &Check) -> Result<Checked> {
+        let inventory = self.inventory()?;
+        let is_sealed = |mapping: &Mapping| {
+            let inventory = inventory.as_ref();
+            inventory.is_some_and(|i| i.value(mapping).is_some())
+        };
+        let check = |id: &String| {
+            let mapping = SecretName::parse(id).ok().map(|name| self.mapping(&name));
+            match (mapping, &inventory) {
+                (Some(Ok(mapping)), Some(inventory)) => inventory.check(&mapping),
+                (Some(Ok(mapping)), None) => CheckedId {
+                    digest: Some(mapping.digest()),
+                    ..CheckedId::default()
+                },
+                _ => CheckedId::default(),
+            }
+        };
+        let workloads = inventory.iter().flat_map(|i| i.owners.workloads());
+        Ok(Checked {
+            mappings: asked.mappings.iter().map(is_sealed).collect(),
+            ids: asked.ids.iter().map(check).collect(),
+            workloads: workloads.map(str::to_owned).collect(),
+        })
+    }
+
+    fn inventory(&self) -> Result<Option<Inventory>> {
+        let State::Open(cache) = self.sealed.state() else {
+            return Ok(None);
+        };
+        let saved = cache.current();
+        let owners = saved.owners()?;
+        Ok(Some(Inventory {
+            cache,
+            saved,
+            owners,
+        }))
+    }
+
+    /// Drops what the providers no longer have and nobody is to keep.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Usage`] for an id that is none, what the state directory says of a mapping
+    /// that is to be kept and can't be read, and what [`Cache::prune`] says. Nothing is dropped
+    /// then.
+    pub async fn prune(&self, asked: Prune) -> Result<Pruned> {
+        let mut keep = BTreeMap::new();
+        for (workload, ids) in asked.keep {
+            let mappings = ids.iter().filter_map(|id| self.kept(id).transpose());
+            keep.insert(workload, mappings.collect::<Result<Vec<_>>>()?);
+        }
+        let dropped = self.sealed.prune(keep, asked.forget).await?;
+        Ok(Pruned { dropped })
+    }
+
+    /// The mapping of `id`; nothing if there is none, since then nobody can look it up.
+    fn kept(&self, id: &str) -> Result<Option<Arc<Mapping>>> {
+        match self.mapping(&SecretName::parse(id)?) {
+            Ok(mapping) => Ok(Some(mapping)),
+            Err(Missing::NoMapping) => Ok(None),
+            Err(Missing::Unusable(error)) => Err(error),
+            Err(Missing::Provider(error)) => Err(Error::again(&error)),
+        }
+    }
+}
