@@ -10,7 +10,7 @@ help:
 	@echo "make test     every check and test, with a real Podman and a software TPM (as root)"
 	@echo "make demo     the main job, played on this machine (as root)"
 	@echo "make build    optimised binaries in target/release"
-	@echo "make install  put the binaries under DESTDIR/PREFIX"
+	@echo "make install  put programs and units under DESTDIR/PREFIX"
 
 test: tools lint deny
 	$(CARGO) test --locked --workspace
@@ -35,7 +35,16 @@ demo: tools
 build:
 	$(CARGO) build --locked --release
 
+# Units, programs' paths and all, in the places that systemd searches. Programs built elsewhere:
+# `make -o build install PROGRAMS=DIRECTORY`.
+PROGRAMS ?= target/release
+
 install: build
 	for program in psi-serve psi-setup psi-cachectl psi-secret; do \
-		install -D -m 0755 target/release/$$program $(DESTDIR)$(PREFIX)/bin/$$program || exit 1; \
+		install -D -m 0755 $(PROGRAMS)/$$program $(DESTDIR)$(PREFIX)/bin/$$program || exit 1; \
 	done
+	for unit in $(notdir $(wildcard units/*.socket units/*.service)); do \
+		install -D -m 0644 units/$$unit $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit && \
+		sed -i 's|=/usr/bin/psi|=$(PREFIX)/bin/psi|' $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit 1; \
+	done
+	install -D -m 0644 units/psi.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/psi.conf

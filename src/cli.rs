@@ -17,8 +17,8 @@ use crate::error::{Error, Kind, Result};
 /// The options that every program has.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CommonArgs {
-    /// The configuration [default: $PSI_CONFIG, else /etc/psi/config.yaml as root,
-    /// ~/.config/psi/config.yaml otherwise].
+    /// The configuration [default: $PSI_CONFIG, else /etc/psi/config.yaml as root or a system
+    /// user, ~/.config/psi/config.yaml otherwise].
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Take unknown keys in the configuration for errors, not warnings.

@@ -57,11 +57,20 @@ impl Directory {
         // The umask may have taken some of it away.
         rustix::fs::fchmod(&file, mode)?;
         if owner == Owner::OfDirectory && rustix::process::geteuid().is_root() {
-            let owner = rustix::fs::fstat(&self.0)?;
-            let (uid, gid) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
-            rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+            self.give_to_owner(&file)?;
         }
         Ok(file.into())
+    }
+
+    /// A sandbox may forbid the call: it is made only if it would change anything.
+    fn give_to_owner(&self, file: &OwnedFd) -> io::Result<()> {
+        let (directory, made) = (rustix::fs::fstat(&self.0)?, rustix::fs::fstat(file)?);
+        let owner = (directory.st_uid, directory.st_gid);
+        if owner == (made.st_uid, made.st_gid) {
+            return Ok(());
+        }
+        let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+        Ok(rustix::fs::fchown(file, Some(uid), Some(gid))?)
     }
 
     /// Puts `bytes` in the place of the file `name`; they are on disk when this returns. One

@@ -143,7 +143,19 @@ fn an_empty_file_means_the_defaults() {
 }
 
 #[test]
-fn another_user_has_the_xdg_directories() {
+fn the_user_of_a_service_has_the_machine_wide_directories() {
+    let file = File::new("");
+    let load = |uid| Config::load(Some(&file.path()), false, &environment(uid, &[])).unwrap();
+    for uid in [1, 999] {
+        assert_eq!(load(uid).scope, Scope::System);
+        assert_eq!(load(uid).state_dir, Path::new("/var/lib/psi"));
+        assert_eq!(load(uid).socket, Path::new("/run/psi/psi.sock"));
+    }
+    assert_eq!(load(1000).scope, Scope::User);
+}
+
+#[test]
+fn a_person_has_the_xdg_directories() {
     let file = File::new("");
     let load =
         |variables| Config::load(Some(&file.path()), false, &environment(1000, variables)).unwrap();

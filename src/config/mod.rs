@@ -29,12 +29,15 @@ use section::File;
 /// Largest configuration, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
+/// The largest id of a user that is no person, as systemd and shadow have it.
+const MAX_SYSTEM_UID: u32 = 999;
+
 /// Whose machine-wide defaults apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// root: `/etc`, `/var/lib`, `/run`.
+    /// root and system users: `/etc`, `/var/lib`, `/run`.
     System,
-    /// Anyone else: the XDG directories.
+    /// People: the XDG directories.
     User,
 }
 
@@ -72,7 +75,7 @@ impl Environment {
     /// Whose defaults apply.
     pub fn scope(&self) -> Scope {
         match self.uid {
-            0 => Scope::System,
+            0..=MAX_SYSTEM_UID => Scope::System,
             _ => Scope::User,
         }
     }

@@ -1,0 +1,61 @@
+//! The shipped units on a booted machine: Debian 13 with its systemd, Podman and a software TPM.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod image;
+mod machine;
+mod readme;
+mod story;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use machine::{Machine, text};
+
+/// The steps in their order, each with its name.
+macro_rules! tell {
+    ($machine:expr; $($step:path),* $(,)?) => {
+        $(
+            println!("{}", stringify!($step));
+            $step(&mut $machine);
+        )*
+    };
+}
+
+#[test]
+fn a_machine_is_set_up_and_lives_through_what_may_come() {
+    let mut machine = Machine::boot();
+    tell![machine;
+        story::the_readme_sets_it_up,
+        story::the_units_are_what_systemd_expects,
+        story::psi_serve_runs_as_its_own_user_and_owns_its_files,
+        story::a_reboot_keeps_the_secrets,
+        story::a_reboot_in_an_outage_starts_the_workload_from_the_cache,
+        story::what_an_outage_keeps_back_comes_by_itself_and_holds_up_nobody_else,
+        story::the_journal_has_no_secret,
+    ];
+}
+
+/// `make install` into the machine, of the programs that the tests are run with; then the
+/// stand-in for Infisical.
+fn install(machine: &Machine, prefix: &str) {
+    let programs = Path::new(env!("CARGO_BIN_EXE_psi-serve")).parent().unwrap();
+    let output = Command::new("make")
+        .args(["--old-file=build", "install"])
+        .arg(format!("PROGRAMS={}", programs.display()))
+        .arg(format!("DESTDIR={}", machine.path("").display()))
+        .arg(format!("PREFIX={prefix}"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("make is installed");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stand_in = programs.join("stand-in-infisical");
+    fs::copy(&stand_in, machine.path("/usr/local/bin/stand-in-infisical"))
+        .unwrap_or_else(|e| panic!("{}: {e}: run `cargo build --workspace`", stand_in.display()));
+}

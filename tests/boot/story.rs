@@ -1,0 +1,194 @@
+//! What a machine lives through, step by step: its set-up, outages and reboots.
+
+use psi_test_support::wait;
+
+use crate::machine::Machine;
+use crate::{install, readme};
+
+/// Part of everything secret; the journal must never have it.
+const MARK: &str = "marked";
+
+/// The value of `DB_PASSWORD`.
+pub const PASSWORD: &str = "marked-password";
+
+const PROJECT: &str = "11111111-1111-1111-1111-111111111111";
+
+const AFTER_SETUP: &str = "[Unit]
+Wants=psi-infisical-setup.service
+After=psi-infisical-setup.service
+";
+
+/// Largest exposure of a unit that `systemd-analyze security` may find, in tenths.
+const EXPOSURE: u32 = 20;
+
+/// A systemd that knows every key of the units has nothing to say about them.
+pub fn the_units_are_what_systemd_expects(machine: &mut Machine) {
+    let units = "/usr/lib/systemd/system/psi-*";
+    let said = machine.run(&format!("systemd-analyze verify --man=no {units} 2>&1"));
+    assert_eq!(said, "");
+    for unit in ["psi-secrets.service", "psi-infisical-setup.service"] {
+        let security = format!("systemd-analyze security --offline=true --threshold={EXPOSURE}");
+        machine.run(&format!("{security} /usr/lib/systemd/system/{unit}"));
+    }
+}
+
+pub fn the_readme_sets_it_up(machine: &mut Machine) {
+    set_secrets(machine, &[("/myapp", "DB_PASSWORD", PASSWORD)]);
+    add_workload(machine, "myapp", "");
+    machine.write_program(
+        "/usr/local/bin/systemd-ask-password",
+        "#!/bin/sh\nprintf %s marked-client-secret\n",
+    );
+    for (language, block) in readme::blocks("Set it up") {
+        match language.as_str() {
+            "yaml" => machine.write("/etc/psi/config.yaml", &configuration(&block)),
+            _ => follow(machine, &block),
+        }
+    }
+    assert_eq!(setup_ended(machine), ("active".into(), "0".into()));
+    assert_eq!(variable(machine, "myapp", "DB_PASSWORD"), PASSWORD);
+}
+
+/// Does what a block says. The machine lacks what PSI is built from: that line is done from here.
+fn follow(machine: &Machine, block: &str) {
+    match block.strip_prefix("make install\n") {
+        Some(rest) => {
+            install(machine, "/usr");
+            machine.run("systemctl enable --now --quiet infisical.service");
+            machine.run(rest);
+        }
+        None => drop(machine.run(block)),
+    }
+}
+
+/// The README's, for a server and a TPM on this machine.
+fn configuration(readme: &str) -> String {
+    let server = "https://infisical.example.com";
+    assert!(readme.contains(server));
+    let tpm = "  tpm: {tcti: 'swtpm:host=127.0.0.1,port=2321'}\n";
+    readme.replace(server, "http://127.0.0.1:8080") + tpm
+}
+
+/// The directory and all in it is psi-serve's, though root's tools work there too.
+pub fn psi_serve_runs_as_its_own_user_and_owns_its_files(machine: &mut Machine) {
+    let pid = machine.property("psi-secrets.service", "MainPID");
+    assert_eq!(
+        machine.run(&format!("stat --format %U /proc/{pid}")),
+        "psi\n"
+    );
+    machine.run("psi-cachectl status --verify");
+    let files = machine.run("stat --format '%U:%G %a' /var/lib/psi /run/psi/psi.sock");
+    assert_eq!(files, "psi:psi 700\npsi:psi 600\n");
+    let others = "find /var/lib/psi ! -user psi -o ! -group psi -o -type f ! -perm 600";
+    assert_eq!(machine.run(others), "");
+}
+
+pub fn a_reboot_keeps_the_secrets(machine: &mut Machine) {
+    machine.reboot();
+    assert_eq!(setup_ended(machine), ("active".into(), "0".into()));
+    assert_eq!(variable(machine, "myapp", "DB_PASSWORD"), PASSWORD);
+}
+
+pub fn a_reboot_in_an_outage_starts_the_workload_from_the_cache(machine: &mut Machine) {
+    machine.run("systemctl disable --quiet infisical.service");
+    machine.reboot();
+    assert_eq!(setup_ended(machine), ("active".into(), "75".into()));
+    assert_eq!(variable(machine, "myapp", "DB_PASSWORD"), PASSWORD);
+}
+
+/// The setup unit fails for want of another workload's secrets. Who starts after it waits for that
+/// one attempt; it is tried again until the provider is back.
+pub fn what_an_outage_keeps_back_comes_by_itself_and_holds_up_nobody_else(machine: &mut Machine) {
+    add_workload(machine, "myapp", AFTER_SETUP);
+    add_workload(machine, "late", AFTER_SETUP);
+    let configuration = machine.read("/etc/psi/config.yaml");
+    let late = "workloads:\n  late: {secrets: [{project: myproject, path: /late}]}";
+    machine.rewrite(
+        "/etc/psi/config.yaml",
+        &configuration.replace("workloads:", late),
+    );
+    machine.run("systemctl daemon-reload");
+    machine.run(
+        "systemctl stop myapp.service
+        systemctl restart --no-block psi-infisical-setup.service
+        systemctl start myapp.service",
+    );
+    assert_eq!(setup_ended(machine), ("activating".into(), "69".into()));
+    assert_eq!(variable(machine, "myapp", "DB_PASSWORD"), PASSWORD);
+
+    set_secrets(
+        machine,
+        &[
+            ("/myapp", "DB_PASSWORD", PASSWORD),
+            ("/late", "TOKEN", "marked-token"),
+        ],
+    );
+    machine.run("systemctl enable --now --quiet infisical.service");
+    wait::until("another attempt", || {
+        setup_ended(machine) == ("active".into(), "0".into())
+    });
+    machine.run("systemctl start late.service");
+    assert_eq!(variable(machine, "late", "TOKEN"), "marked-token");
+}
+
+/// Nothing secret is in the journal of all boots.
+pub fn the_journal_has_no_secret(machine: &mut Machine) {
+    let journal = machine.journal();
+    assert!(journal.contains("psi-serve") && journal.contains("myapp--DB_PASSWORD"));
+    let lines: Vec<&str> = journal.lines().filter(|line| line.contains(MARK)).collect();
+    assert!(lines.is_empty(), "{lines:#?}");
+}
+
+/// The state of the setup unit and the exit status of its last run.
+fn setup_ended(machine: &Machine) -> (String, String) {
+    let property = |name| machine.property("psi-infisical-setup.service", name);
+    (property("ActiveState"), property("ExecMainStatus"))
+}
+
+fn add_workload(machine: &Machine, name: &str, more: &str) {
+    let unit = format!(
+        "{more}[Container]
+ContainerName={name}
+Rootfs=/srv/myapp
+Network=none
+Exec=sleep infinity
+[Service]
+TimeoutStopSec=1
+[Install]
+WantedBy=multi-user.target
+"
+    );
+    machine.write(&format!("/etc/containers/systemd/{name}.container"), &unit);
+}
+
+/// As somebody would in Infisical: folders, each with one key and its value.
+fn set_secrets(machine: &Machine, secrets: &[(&str, &str, &str)]) {
+    let folder = |(path, key, value): &(&str, &str, &str)| {
+        format!(r#""{path}": {{"secrets": {{"{key}": "{value}"}}}}"#)
+    };
+    let folders: Vec<String> = secrets.iter().map(folder).collect();
+    let folders = folders.join(", ");
+    machine.write(
+        "/etc/infisical.json",
+        &format!(
+            r#"{{
+  "projects": {{"{PROJECT}": {{"prod": {{{folders}}}}}}},
+  "identities": [{{
+    "client_id": "00000000-0000-0000-0000-000000000000",
+    "client_secret": "marked-client-secret",
+    "may_read": [{{"project": "{PROJECT}"}}]
+  }}]
+}}"#
+        ),
+    );
+}
+
+/// A variable that a workload was started with. Asking for it looks nothing up.
+fn variable(machine: &Machine, workload: &str, name: &str) -> String {
+    let pid = machine.run(&format!(
+        "podman inspect --format {{{{.State.Pid}}}} {workload}"
+    ));
+    let environment = machine.run(&format!("cat /proc/{}/environ", pid.trim()));
+    let value = |v: &str| v.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+    environment.split('\0').find_map(value).unwrap_or_default()
+}
