@@ -120,7 +120,7 @@ fn access(config: &Config, credentials: &Credentials) -> Result<Access> {
     {
         let what = "the credential psi-socket-token must have at least 8 of the characters A-Za-z0-9._~+/=-";
         return Err(Error::new(Kind::Config, what).hint(
-            "seal a token with `systemd-creds encrypt --name=psi-socket-token`, or remove the credential for none",
+            "seal a token with `systemd-creds encrypt --tpm2-pcrs= --name=psi-socket-token`, or remove the credential for none",
         ));
     }
     let token = credential.or_else(configured);

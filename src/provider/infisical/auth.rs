@@ -189,7 +189,7 @@ impl Login {
         );
         let first = credentials.first().map_or("NAME", String::as_str);
         Error::new(Kind::Config, what).hint(format!(
-            "store it with `systemd-creds encrypt --name={first} - /etc/credstore.encrypted/{first}`"
+            "store it with `systemd-creds encrypt --tpm2-pcrs= --name={first} - /etc/credstore.encrypted/{first}`"
         ))
     }
 }
