@@ -10,12 +10,12 @@ use serde::de::DeserializeOwned;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::mapping::ProviderName;
-use crate::secret::SecretValue;
+use crate::secret::{LocalName, SecretValue};
 use crate::systemd::Credentials;
 use crate::unix_http;
 use crate::wire::{
     Check, Checked, Failure, HandOver, HandedOver, Init, Initialised, Invalidate, Invalidated,
-    Prune, Pruned, Verified,
+    Prune, Pruned, PutLocal, RemovedLocal, Verified,
 };
 
 /// How long psi-serve may be away, e.g. while it is started again.
@@ -108,6 +108,25 @@ impl Client {
     /// [`Kind::NotFound`] if nothing has that id, else as [`Client::hand_over`].
     pub async fn invalidate(&self, invalidate: &Invalidate) -> Result<Invalidated> {
         self.post("/cache/invalidate", invalidate).await
+    }
+
+    /// Keeps `value` as the local value `name`; it is on disk then.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if it can't be kept, [`Kind::Unreachable`] if the cache is closed, else as
+    /// [`Client::hand_over`].
+    pub async fn put_local(&self, name: &LocalName, value: &SecretValue) -> Result<PutLocal> {
+        let answer = self.ask(Method::PUT, &local(name), Some(value)).await?;
+        self.parse(&answer.map_err(|(status, failure)| refused(status, failure))?)
+    }
+
+    /// Removes the local value `name`.
+    ///
+    /// # Errors
+    /// As [`Client::put_local`].
+    pub async fn remove_local(&self, name: &LocalName) -> Result<RemovedLocal> {
+        let answer = self.ask(Method::DELETE, &local(name), None).await?;
+        self.parse(&answer.map_err(|(status, failure)| refused(status, failure))?)
     }
 
     /// Has the cache's file read and authenticated again.
@@ -242,6 +261,11 @@ impl Client {
             .because(error.without_url())
             .hint("`systemctl status psi-secrets.socket psi-secrets.service` shows why")
     }
+}
+
+/// A name needs no escaping.
+fn local(name: &LocalName) -> String {
+    format!("/local/{name}")
 }
 
 fn to_json<B: Serialize>(body: &B) -> Result<SecretValue> {

@@ -63,6 +63,15 @@ pub fn has_reference(value: &[u8]) -> bool {
     open.is_some_and(|at| value[at..].contains(&b'}'))
 }
 
+/// Longest value that is a variable whatever its name, in bytes: `NAME=value` and the NUL at its
+/// end are at most 131,072 (MAX_ARG_STRLEN, execve(2)), and names are at most 253.
+pub const MAX_IN_VARIABLE: usize = 131_072 - 253 - 2;
+
+/// Whether a container can have `value` as a variable, whatever the variable's name.
+pub fn fits_variable(value: &[u8]) -> bool {
+    value.len() <= MAX_IN_VARIABLE && !value.contains(&0)
+}
+
 /// Podman's id of a secret: 25 lower-case hexadecimal digits, new at each re-creation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SecretId(String);
@@ -105,13 +114,7 @@ impl SecretName {
     /// # Errors
     /// [`Kind::Usage`] for what cannot be the name of a mapping.
     pub fn parse(text: &str) -> Result<Self> {
-        let first = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        let rest = |b: u8| first(b) || b == b'.' || b == b'-';
-        let bytes = text.as_bytes();
-        let shape = matches!(bytes.first(), Some(&b) if first(b))
-            && bytes.len() <= 255
-            && bytes.iter().all(|&b| rest(b));
-        if shape && !is_own_file(text) {
+        if text.len() <= 255 && is_plain_name(text) && !is_own_file(text) {
             return Ok(Self(text.to_owned()));
         }
         Err(Error::new(
@@ -125,6 +128,42 @@ impl SecretName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// The name of a value that is kept in the cache only: `[A-Za-z0-9_][A-Za-z0-9._-]{0,252}`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LocalName(String);
+
+impl LocalName {
+    /// # Errors
+    /// [`Kind::Usage`] for what cannot be such a name.
+    pub fn parse(text: &str) -> Result<Self> {
+        if text.len() <= 253 && is_plain_name(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        let what = format!("{} is not the name of a local value", quote_name(text));
+        Err(Error::new(Kind::Usage, what).hint(
+            "names have letters, digits, `_`, `.` and `-`, at most 253 of them, and begin with a letter, digit or `_`",
+        ))
+    }
+
+    /// The name's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LocalName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `[A-Za-z0-9_][A-Za-z0-9._-]*`
+fn is_plain_name(text: &str) -> bool {
+    let first = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let rest = |b: u8| first(b) || b == b'.' || b == b'-';
+    text.bytes().next().is_some_and(first) && text.bytes().all(rest)
 }
 
 impl From<SecretId> for SecretName {
@@ -183,6 +222,28 @@ mod tests {
         ] {
             assert_eq!(has_reference(text.as_bytes()), left, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_local_name_is_a_plain_word_of_at_most_253_bytes() {
+        let longest = "a".repeat(253);
+        for good in ["DB_PASSWORD", "_x", "0.b-c_D", "cache.enc", &longest] {
+            assert!(LocalName::parse(good).is_ok(), "{good:?}");
+        }
+        let too_long = "a".repeat(254);
+        for bad in [
+            "", ".", "..", ".a", "-a", "a/b", "a b", "a\0", "a\n", "é", "a%41", &too_long,
+        ] {
+            assert!(LocalName::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_with_a_nul_or_too_long_for_any_name_fits_no_variable() {
+        assert!(fits_variable(b""));
+        assert!(fits_variable(&vec![b'x'; MAX_IN_VARIABLE]));
+        assert!(!fits_variable(&vec![b'x'; MAX_IN_VARIABLE + 1]));
+        assert!(!fits_variable(b"a\0b"));
     }
 
     #[test]

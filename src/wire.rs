@@ -149,6 +149,8 @@ pub struct Check {
 pub struct Checked {
     /// Whether each mapping's value is sealed in the cache.
     pub mappings: Vec<bool>,
+    /// Whether each mapping's value is sealed in the cache and can be a container's variable.
+    pub variables: Vec<bool>,
     /// What each id stands for.
     pub ids: Vec<CheckedId>,
     /// The workloads that own something in the cache, now or before.
@@ -202,6 +204,24 @@ pub struct Invalidate {
 pub struct Invalidated {
     /// Whether there was a value to drop.
     pub dropped: bool,
+}
+
+/// The answer to `PUT /local/<name>`, whose body is the value as it is.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutLocal {
+    /// Whether it was written; not if this very value was there already.
+    pub stored: bool,
+    /// The generation of the cache that has it, on disk.
+    pub generation: u64,
+    /// How many slots open that cache.
+    pub slots: usize,
+}
+
+/// The answer to `DELETE /local/<name>`.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedLocal {
+    /// Whether there was such a value.
+    pub removed: bool,
 }
 
 /// `POST /cache/init`: start an empty cache.

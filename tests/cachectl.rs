@@ -95,7 +95,7 @@ impl Machine {
         let entries = Vec::from(entries);
         let workloads = BTreeMap::from([("myapp".to_owned(), WorkloadEntries { entries })]);
         let hand_over = HandOver { workloads };
-        let answer = block_on(self.client().hand_over(ProviderName::Local, &hand_over));
+        let answer = block_on(self.client().hand_over(ProviderName::Infisical, &hand_over));
         assert!(answer.unwrap().is_some());
         self.map(ID, "A");
         self.map("by-name", "B");
@@ -135,7 +135,7 @@ impl Machine {
 }
 
 fn mapping(key: &str) -> Mapping {
-    Mapping::new(ProviderName::Local, [("key", key)])
+    Mapping::new(ProviderName::Infisical, [("key", key)])
 }
 
 /// A host with a TPM and no key yet.

@@ -595,6 +595,29 @@ fn a_workload_needs_a_provider_that_is_configured() {
 }
 
 #[test]
+fn a_local_workload_lists_names_that_can_be_put_each_target_once() {
+    let with = |secrets: &str| {
+        format!(
+            "providers: {{local: {{}}}}\nworkloads:\n  w: {{provider: local, secrets: [{secrets}]}}\n"
+        )
+    };
+    accepted(&with("{key: A}, {key: A, as: B}, {key: a.b-c_0}"));
+    let too_long = "a".repeat(254);
+    for key in ["a/b", "'a b'", ".a", "-a", &too_long] {
+        refused(
+            with(&format!("{{key: {key}}}")),
+            "3:40",
+            "is not the name of a local value",
+            "letters, digits",
+        );
+    }
+    for twice in ["{key: A}, {key: A}", "{key: B, as: A}, {key: A}"] {
+        let what = "workloads.w.secrets lists \"A\" twice";
+        refused(with(twice), "3:", what, "`as:`");
+    }
+}
+
+#[test]
 fn a_workload_names_folders_of_configured_projects() {
     let with = |workload: &str| format!("{PROVIDER}workloads:\n  myapp: {workload}\n");
     let cases = [

@@ -17,11 +17,13 @@ use crate::wire::{Counts, HandOver, HandedOver};
 
 mod envelope;
 mod file;
+mod local;
 mod owners;
 mod retired;
 mod table;
 
 pub use envelope::{Header, Keyslot};
+pub use local::{MAX_LOCAL, check_local, no_place_for_local};
 pub use owners::Owners;
 pub use table::{EntryKey, Keyer, Table};
 
@@ -273,7 +275,8 @@ impl Cache {
     /// Drops one value, on disk and in memory. Says whether there was one.
     ///
     /// # Errors
-    /// [`Kind::Io`] if it cannot be written; the value is then still there.
+    /// [`Kind::Refused`] for a local value, which is its only copy, [`Kind::Io`] if it cannot be
+    /// written; the value is then still there.
     pub fn invalidate(&self, key: &EntryKey) -> Result<bool> {
         let _writing = self.start_writing();
         let before = self.current();
@@ -281,6 +284,7 @@ impl Cache {
             return Ok(false);
         }
         let mut owners = Owners::parse(before.table.get(&EntryKey::OWNERS))?;
+        local::keep(&owners, key)?;
         owners.forget(key);
         self.save(&before, &BTreeMap::new(), &owners)?;
         Ok(true)
@@ -319,6 +323,7 @@ impl Cache {
             .table
             .entries()
             .filter(|(key, _)| owned.contains(key));
+        let local = owners.by_hand() as u64;
         let owners = owners.to_bytes();
         let mut values: BTreeMap<EntryKey, &[u8]> = kept.collect();
         values.extend(new);
@@ -330,6 +335,7 @@ impl Cache {
             generation: before.header.generation + 1,
             written_at: now(),
             entries: entries as u64,
+            local,
             ..before.header.clone()
         };
         let generation = header.generation;

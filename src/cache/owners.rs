@@ -5,18 +5,25 @@
 //!                  | fetched_at u64 LE | entries u32 LE | entries x {key 32, retired_since u64 LE}}
 //! ```
 //!
-//! `retired_since` is 0 while the provider has the value. An entry goes when nothing owns it.
+//! `retired_since` is 0 while the provider has the value. An entry goes when nothing owns it. What
+//! was put by hand is written as that of a workload with the empty name, which none can have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cache::envelope::damaged;
 use crate::cache::table::EntryKey;
 use crate::error::Result;
+use crate::mapping::ProviderName;
 
-/// What a workload owns, by the workload's name.
+/// The name under which the entries that were put by hand are written.
+const BY_HAND: &str = "";
+
+/// What each workload owns, by the workload's name, and what was put by hand, which nothing that
+/// is done for a workload can touch.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Owners {
     workloads: BTreeMap<String, Owned>,
+    by_hand: BTreeSet<EntryKey>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -44,10 +51,14 @@ impl Owners {
 
     /// The bytes to keep.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let by_hand = self.by_hand_as_owned();
+        let by_hand = by_hand.iter().map(|owned| (BY_HAND, owned));
+        let workloads = self.workloads.iter().map(|(name, o)| (name.as_str(), o));
+        let all: Vec<(&str, &Owned)> = by_hand.chain(workloads).collect();
         let mut out = Vec::new();
-        out.extend_from_slice(&as_u32(self.workloads.len()));
-        for (name, owned) in &self.workloads {
-            for text in [&owned.provider, name] {
+        out.extend_from_slice(&as_u32(all.len()));
+        for (name, owned) in all {
+            for text in [owned.provider.as_str(), name] {
                 out.extend_from_slice(&as_u32(text.len())[..2]);
                 out.extend_from_slice(text.as_bytes());
             }
@@ -59,6 +70,15 @@ impl Owners {
             }
         }
         out
+    }
+
+    fn by_hand_as_owned(&self) -> Option<Owned> {
+        let owned = Owned {
+            provider: ProviderName::Local.as_str().to_owned(),
+            fetched_at: 0,
+            entries: self.by_hand.iter().map(|key| (*key, 0)).collect(),
+        };
+        (!self.by_hand.is_empty()).then_some(owned)
     }
 
     /// Notes that `provider` has exactly `live` for `workload`. What the workload owned before
@@ -121,8 +141,24 @@ impl Owners {
         owned.map_or(0, |owned| owned.entries.len())
     }
 
+    /// Notes that `key` was put by hand.
+    pub fn put_by_hand(&mut self, key: EntryKey) {
+        self.by_hand.insert(key);
+    }
+
+    /// Whether `key` was put by hand.
+    pub fn is_by_hand(&self, key: &EntryKey) -> bool {
+        self.by_hand.contains(key)
+    }
+
+    /// How many entries were put by hand.
+    pub fn by_hand(&self) -> usize {
+        self.by_hand.len()
+    }
+
     /// Forgets `key`, whoever owned it.
     pub fn forget(&mut self, key: &EntryKey) {
+        self.by_hand.remove(key);
         for owned in self.workloads.values_mut() {
             owned.entries.remove(key);
         }
@@ -131,7 +167,8 @@ impl Owners {
     /// Every entry that somebody owns.
     pub fn owned(&self) -> BTreeSet<EntryKey> {
         let workloads = self.workloads.values();
-        workloads.flat_map(|w| w.entries.keys().copied()).collect()
+        let of_workloads = workloads.flat_map(|w| w.entries.keys());
+        of_workloads.chain(&self.by_hand).copied().collect()
     }
 
     /// Whether both say the same but for when it was fetched.
@@ -172,7 +209,12 @@ impl<'a> Reader<'a> {
             };
             workloads.insert(name, owned);
         }
-        Some(Owners { workloads })
+        let by_hand: Option<Owned> = workloads.remove(BY_HAND);
+        let by_hand = by_hand.map(|owned| owned.entries.into_keys().collect());
+        Some(Owners {
+            workloads,
+            by_hand: by_hand.unwrap_or_default(),
+        })
     }
 
     fn take(&mut self, n: usize) -> Option<&'a [u8]> {
@@ -253,6 +295,30 @@ mod tests {
         assert_eq!(owners.forget_workload("a"), 0);
         assert_eq!(owners.owned(), keys(&[2]));
         assert_eq!(owners.workloads().collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn what_was_put_by_hand_is_touched_by_nothing_that_is_done_for_workloads() {
+        let mut owners = Owners::default();
+        let key = EntryKey::from_bytes(&[9; 32]).unwrap();
+        owners.hand_over("a", "infisical", &keys(&[1, 2]), 100);
+        assert!(!owners.is_by_hand(&key));
+        owners.put_by_hand(key);
+        owners.put_by_hand(key);
+        assert_eq!((owners.by_hand(), owners.is_by_hand(&key)), (1, true));
+        let bytes = owners.to_bytes();
+        assert_eq!(Owners::parse(Some(&bytes)).unwrap(), owners);
+        assert_eq!(owners.hand_over("a", "infisical", &keys(&[]), 400), 2);
+        assert_eq!(owners.workloads().collect::<Vec<_>>(), ["a"]);
+        assert!(owners.of(&key).is_empty());
+        for name in ["", "a"] {
+            owners.prune(name, &keys(&[]));
+            owners.forget_workload(name);
+        }
+        assert_eq!(owners.owned(), keys(&[9]));
+        owners.forget(&key);
+        assert_eq!((owners.by_hand(), owners.is_by_hand(&key)), (0, false));
+        assert_eq!(Owners::parse(Some(&owners.to_bytes())).unwrap(), owners);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use crate::protector::SlotFields;
 use crate::secret::SecretValue;
 use crate::wire::{Entry, WorkloadEntries};
 
+mod local;
+
 /// A protector whose key is given, to test the cache without a device.
 struct Fixed(u8);
 

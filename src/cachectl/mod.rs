@@ -12,9 +12,11 @@ use crate::systemd::Credentials;
 
 mod init;
 mod invalidate;
+mod local;
 mod owner;
 mod refresh;
 mod status;
+mod stdin;
 
 /// What to do.
 #[derive(Debug, clap::Subcommand)]
@@ -27,6 +29,10 @@ pub enum Command {
     Refresh(refresh::Args),
     /// Drop the value of one secret.
     Invalidate(invalidate::Args),
+    /// Keep the value from standard input as a local one, in the cache and nowhere else.
+    Put(local::PutArgs),
+    /// Remove a local value: its only copy.
+    Rm(local::RmArgs),
 }
 
 /// What a command found or did.
@@ -68,6 +74,8 @@ impl Command {
             Command::Status(args) => status::status(config, credential, args).await,
             Command::Refresh(args) => refresh::refresh(config, args).await,
             Command::Invalidate(args) => invalidate::invalidate(config, credential, args).await,
+            Command::Put(args) => local::put(config, credential, args).await,
+            Command::Rm(args) => local::rm(config, credential, args).await,
         }
     }
 }

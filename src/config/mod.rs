@@ -349,7 +349,7 @@ pub enum WorkloadSecrets {
 /// `{key: DB_PASSWORD, as: POSTGRES_PASSWORD}`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRef {
-    /// The name at the provider.
+    /// The name at the provider; of a local value, one that [`crate::secret::LocalName`] takes.
     pub key: String,
     /// The name in the container, `key` by default.
     pub target: String,

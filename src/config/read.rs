@@ -16,7 +16,7 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::mapping::ProviderName;
 use crate::provider::{self, Source};
-use crate::secret::quote_name;
+use crate::secret::{LocalName, quote_name};
 
 /// The defaults that depend on who runs PSI.
 struct Defaults {
@@ -446,7 +446,7 @@ fn workload(section: Section<'_>, name: &str, providers: &Providers) -> Result<W
         depends_on: depends_on(&section)?,
         secrets: match provider {
             ProviderName::Infisical => sources(&section, name, providers)?,
-            ProviderName::NitrokeyHsm | ProviderName::Local => keys(&section)?,
+            ProviderName::NitrokeyHsm | ProviderName::Local => keys(&section, provider)?,
         },
     };
     section.finish()?;
@@ -562,15 +562,32 @@ fn unknown_project(
         })
 }
 
-fn keys(section: &Section<'_>) -> Result<WorkloadSecrets> {
+fn keys(section: &Section<'_>, provider: ProviderName) -> Result<WorkloadSecrets> {
     let Some((_, nodes)) = section.list("secrets")? else {
         return Ok(WorkloadSecrets::Keys(Vec::new()));
     };
-    let mut keys = Vec::new();
+    let mut keys: Vec<KeyRef> = Vec::new();
     for (i, node) in nodes.iter().enumerate() {
         let entry = Section::open(&section.file, section.full(&format!("secrets[{i}]")), node)?;
-        let (_, key) = entry.required_text("key")?;
+        let (at, key) = entry.required_text("key")?;
+        if provider == ProviderName::Local
+            && let Err(error) = LocalName::parse(key)
+        {
+            let what = format!("{}: {error}", entry.full("key"));
+            let hint = error.next_step().unwrap_or_default();
+            return Err(entry.file.error(at, what).hint(hint));
+        }
         let target = entry.text("as")?.map_or(key, |(_, target)| target);
+        if keys.iter().any(|k| k.target == target) {
+            let what = format!(
+                "{} lists {} twice",
+                section.full("secrets"),
+                quote_name(target)
+            );
+            return Err(entry
+                .error(what)
+                .hint("give one of them another name with `as:`"));
+        }
         keys.push(KeyRef {
             key: key.to_owned(),
             target: target.to_owned(),

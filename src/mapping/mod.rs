@@ -10,6 +10,7 @@ use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
+use crate::secret::LocalName;
 
 mod store;
 
@@ -73,6 +74,11 @@ impl Mapping {
             .collect();
         map.insert("provider".to_owned(), provider.as_str().to_owned());
         Self { fields: map }
+    }
+
+    /// Where the local value `name` is.
+    pub fn local(name: &LocalName) -> Self {
+        Self::new(ProviderName::Local, [("key", name.as_str())])
     }
 
     /// Reads a mapping from JSON.

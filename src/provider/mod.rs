@@ -13,6 +13,7 @@ use crate::mapping::{Mapping, ProviderName};
 use crate::secret::SecretValue;
 
 mod infisical;
+mod local;
 
 /// A future that a trait object can return.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -93,6 +94,7 @@ pub fn open(
             let provider = infisical::Infisical::open(config, settings, credentials)?;
             Ok(Box::new(provider))
         }
+        (ProviderName::Local, _) if config.providers.local => Ok(Box::new(local::Local)),
         _ if config.providers.has(name) => Err(not_built(name)),
         _ => Err(not_configured(config, name)),
     }

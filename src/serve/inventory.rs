@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::cache::{Cache, Owners, Saved};
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
-use crate::secret::{SecretName, has_reference};
+use crate::secret::{SecretName, fits_variable, has_reference};
 use crate::serve::lookup::{Lookups, Missing};
 use crate::serve::sealed::State;
 use crate::wire::{Check, Checked, CheckedId, Prune, Pruned};
@@ -41,9 +41,10 @@ impl Lookups {
     /// [`crate::Kind::Damaged`] if its list of owners is not readable.
     pub fn check(&self, asked: &Check) -> Result<Checked> {
         let inventory = self.inventory()?;
-        let is_sealed = |mapping: &Mapping| {
-            let inventory = inventory.as_ref();
-            inventory.is_some_and(|i| i.value(mapping).is_some())
+        let sealed = |test: fn(&[u8]) -> bool| {
+            let value = |mapping| inventory.as_ref().and_then(|i| i.value(mapping));
+            let mappings = asked.mappings.iter();
+            mappings.map(|m| value(m).is_some_and(test)).collect()
         };
         let check = |id: &String| {
             let mapping = SecretName::parse(id).ok().map(|name| self.mapping(&name));
@@ -58,7 +59,8 @@ impl Lookups {
         };
         let workloads = inventory.iter().flat_map(|i| i.owners.workloads());
         Ok(Checked {
-            mappings: asked.mappings.iter().map(is_sealed).collect(),
+            mappings: sealed(|_| true),
+            variables: sealed(fits_variable),
             ids: asked.ids.iter().map(check).collect(),
             workloads: workloads.map(str::to_owned).collect(),
         })

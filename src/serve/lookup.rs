@@ -128,6 +128,11 @@ impl Memory {
     }
 }
 
+/// The provider has no part in it, but the caller is told in the same way.
+fn unavailable(error: Error) -> Missing {
+    Missing::Provider(Arc::new(error))
+}
+
 impl Lookups {
     /// Lookups of what `store` maps, from `sealed` and, failing that, from `providers`.
     pub fn new(store: Arc<Store>, sealed: Arc<Sealed>, providers: Providers) -> Self {
@@ -184,6 +189,9 @@ impl Lookups {
             if let Some(range) = saved.table.find(&key) {
                 return Ok((Found::Sealed(saved, range), &self.counters.hits));
             }
+        }
+        if mapping.provider() == ProviderName::Local {
+            self.sealed.may_have_local().map_err(unavailable)?;
         }
         if let Some(value) = self.memory().learned.get(&mapping) {
             return Ok((Found::Live(Arc::clone(value)), &self.counters.hits));

@@ -11,12 +11,12 @@ use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use crate::cache::{Attempt, Cache, Header, Opening, no_slot_opens};
+use crate::cache::{Attempt, Cache, Header, Opening, no_place_for_local, no_slot_opens};
 use crate::config::{Backend, CacheConfig, TpmConfig};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
 use crate::protector::{self, Credential, Protector};
-use crate::wire::{HandOver, HandedOver};
+use crate::wire::{HandOver, HandedOver, PutLocal, RemovedLocal};
 
 /// What can be asked of the sealed cache now.
 #[derive(Clone)]
@@ -163,6 +163,42 @@ impl Sealed {
         provider: ProviderName,
         json: Zeroizing<Vec<u8>>,
     ) -> Result<HandedOver> {
+        let hand_over = blocking(move || parse_hand_over(provider, &json)).await?;
+        self.change(move |cache| cache.commit(provider, &hand_over))
+            .await
+    }
+
+    /// Keeps `value` as the local value that `mapping` names. A closed cache is tried again first,
+    /// an absent one is created.
+    ///
+    /// # Errors
+    /// What [`Cache::put`] says, and why the cache is closed. Nothing is changed then.
+    pub async fn put_local(&self, mapping: Mapping, value: Zeroizing<Vec<u8>>) -> Result<PutLocal> {
+        self.change(move |cache| cache.put(cache.keyer().entry_key(&mapping), &value))
+            .await
+    }
+
+    /// Removes the local value that `mapping` names. A closed cache is tried again first; one that
+    /// is not there has none.
+    ///
+    /// # Errors
+    /// What [`Cache::remove_local`] says, and why the cache is closed. Nothing is changed then.
+    pub async fn remove_local(&self, mapping: Mapping) -> Result<RemovedLocal> {
+        let _changing = self.changing.lock().await;
+        self.open_now().await;
+        if matches!(self.state(), State::Absent) {
+            return Ok(RemovedLocal { removed: false });
+        }
+        let cache = self.open_cache()?;
+        blocking(move || cache.remove_local(&cache.keyer().entry_key(&mapping))).await
+    }
+
+    /// Makes a change. A closed cache is tried again first, an absent one is created; its first
+    /// save is part of the change.
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Cache) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let _changing = self.changing.lock().await;
         self.open_now().await;
         let cache = match self.state() {
@@ -171,15 +207,14 @@ impl Sealed {
             other => return Err(not_open(&other)),
         };
         let create = self.creation();
-        let (cache, handed_over) = blocking(move || {
-            let hand_over = parse_hand_over(provider, &json)?;
+        let (cache, changed) = blocking(move || {
             let cache = cache.map_or_else(create, Ok)?;
-            let handed_over = cache.commit(provider, &hand_over)?;
-            Ok((cache, handed_over))
+            let changed = change(&cache)?;
+            Ok((cache, changed))
         })
         .await?;
         self.state.send_replace(State::Open(cache));
-        Ok(handed_over)
+        Ok(changed)
     }
 
     /// Starts an empty cache. An existing file is put aside, as `cache.enc.replaced-<time>`, and
@@ -281,6 +316,18 @@ impl Sealed {
         };
         let keep = keep.into_iter().map(|(name, m)| (name, keys(m))).collect();
         blocking(move || cache.prune(&keep, &forget)).await
+    }
+
+    /// Whether local values can be known at all: they are in the cache and nowhere else.
+    ///
+    /// # Errors
+    /// Why the cache is kept from being read.
+    pub fn may_have_local(&self) -> Result<()> {
+        match self.state() {
+            State::Open(_) | State::Absent => Ok(()),
+            State::Off => Err(no_place_for_local()),
+            other => Err(not_open(&other).during("local values are in the cache only")),
+        }
     }
 
     fn open_cache(&self) -> Result<Arc<Cache>> {

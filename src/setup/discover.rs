@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
 use crate::provider::{Discovered, Provider, Source};
 use crate::secret::SecretValue;
+use crate::setup::local::LocalValues;
 use crate::wire::{Entry, WorkloadEntries};
 
 /// Listings that are asked for at once.
@@ -22,8 +23,11 @@ pub type OpenProvider<'a> = &'a dyn Fn(&Config, ProviderName) -> Result<Box<dyn 
 
 type Listing = Result<Arc<Vec<Discovered>>, Arc<Error>>;
 
-/// What the providers have for the folders that were asked for.
-pub struct Listings(BTreeMap<Source, Listing>);
+/// What the providers have for the folders that were asked for, and what was put by hand.
+pub struct Listings {
+    folders: BTreeMap<Source, Listing>,
+    local: LocalValues,
+}
 
 /// What a workload is to have, by the name of the variable.
 #[derive(Default)]
@@ -39,10 +43,11 @@ impl Listings {
     pub async fn fetch(
         config: &Config,
         workloads: &BTreeMap<&str, &Workload>,
+        local: LocalValues,
         open: OpenProvider<'_>,
         until: Instant,
     ) -> Self {
-        let mut listings = BTreeMap::new();
+        let mut folders = BTreeMap::new();
         let mut wanted: BTreeMap<ProviderName, BTreeSet<&Source>> = BTreeMap::new();
         for workload in workloads.values() {
             if let WorkloadSecrets::Sources(sources) = &workload.secrets {
@@ -51,15 +56,15 @@ impl Listings {
         }
         for (name, sources) in wanted {
             match open(config, name) {
-                Ok(provider) => listings.extend(list(provider.into(), sources, until).await),
+                Ok(provider) => folders.extend(list(provider.into(), sources, until).await),
                 Err(error) => {
                     let error = Arc::new(error);
                     let failed = |s: &Source| (s.clone(), Err(Arc::clone(&error)));
-                    listings.extend(sources.into_iter().map(failed));
+                    folders.extend(sources.into_iter().map(failed));
                 }
             }
         }
-        Self(listings)
+        Self { folders, local }
     }
 
     /// What `workload` is to have: a later folder wins over an earlier one.
@@ -70,11 +75,14 @@ impl Listings {
         let sources = match &workload.secrets {
             WorkloadSecrets::Sources(sources) => sources,
             WorkloadSecrets::Keys(keys) if keys.is_empty() => return Ok(Found::default()),
+            WorkloadSecrets::Keys(keys) if workload.provider == ProviderName::Local => {
+                return self.local.of(name, keys);
+            }
             WorkloadSecrets::Keys(_) => return Err(not_built(name, workload.provider)),
         };
         let mut merged: BTreeMap<&str, &Discovered> = BTreeMap::new();
         for source in sources {
-            let listing = match self.0.get(source) {
+            let listing = match self.folders.get(source) {
                 Some(Ok(listing)) => listing,
                 Some(Err(error)) => return Err(error.again()),
                 None => return Err(Error::new(Kind::Internal, "a listing broke off")),

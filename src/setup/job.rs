@@ -90,7 +90,9 @@ impl<'a> Job<'a> {
             let guard = Guard {
                 workload: self.name,
                 before: self.names_now(actual),
-                accept_removals,
+                // Keys that config.yaml lists one by one are no mistake upstream.
+                accept_removals: accept_removals
+                    || matches!(self.workload.secrets, WorkloadSecrets::Keys(_)),
             };
             guard.check(&found)?;
             self.mappings = found.mappings;

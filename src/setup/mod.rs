@@ -24,6 +24,7 @@ mod discover;
 mod dropin;
 mod guard;
 mod job;
+mod local;
 mod plan;
 mod report;
 
@@ -31,6 +32,7 @@ pub use report::{Report, WorkloadReport};
 
 use discover::Listings;
 use job::Job;
+use local::LocalValues;
 use plan::{Action, Actual, Driver, Plan};
 
 /// How long a provider that is down is asked again while something is missing.
@@ -84,10 +86,11 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
     let secrets = podman.secrets().await?;
     let ids = our_ids(&secrets, &workloads);
     let ours = Check {
-        mappings: Vec::new(),
+        mappings: local::mappings(&workloads),
         ids: ids.clone(),
     };
     let checked = serve.check(&ours).await?;
+    let local = LocalValues::new(&ours.mappings, &checked);
     let actual = Actual::new(&secrets, &ids, checked.ids);
 
     let mut jobs = Vec::new();
@@ -101,7 +104,7 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
     let credentials = Credentials::from_env();
     let open = |config: &Config, name| provider::open(config, name, &|c| credentials.read(c));
     let until = Instant::now() + patience;
-    let listings = Listings::fetch(config, &workloads, &open, until).await;
+    let listings = Listings::fetch(config, &workloads, local, &open, until).await;
     for job in &mut jobs {
         let accepted = options.accept_removals.iter().any(|name| name == job.name);
         job.plan(&listings, &actual, &driver, accepted);

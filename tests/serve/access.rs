@@ -27,6 +27,8 @@ fn needs_token(serve: &Serve, token: &str) {
         ("POST", "/store/nobody"),
         ("DELETE", "/delete/nobody"),
         ("POST", "/cache/infisical"),
+        ("PUT", "/local/A"),
+        ("DELETE", "/local/A"),
     ] {
         serve.request(method, path, b"").fails(401, "unauthorized");
     }
@@ -178,6 +180,8 @@ fn writes_are_forbidden(host: &Host) {
         ("POST", "/cache/init".into(), r#"{"force": true}"#),
         ("POST", "/cache/check".into(), "{}"),
         ("POST", "/cache/verify".into(), ""),
+        ("PUT", "/local/A".into(), "v"),
+        ("DELETE", "/local/A".into(), ""),
         ("GET", "/list".into(), ""),
     ] {
         assert_eq!(as_nobody(host, method, &path, body), 403, "{method} {path}");

@@ -233,13 +233,14 @@ fn check_tells_what_could_be_answered_without_the_provider() {
             id(None, json!({})),
             id(None, json!({})),
         ];
-        json!({"mappings": [a_is_sealed, false], "ids": ids, "workloads": workloads})
+        let sealed = [a_is_sealed, false];
+        json!({"mappings": sealed, "variables": sealed, "ids": ids, "workloads": workloads})
     };
     assert_eq!(serve.check(&asked), answer(false, json!({}), &[]));
     assert_eq!(serve.hand_over(&[("app", &[("A", b"v")])]).status, 200);
     let owners = json!({"app": 0});
     assert_eq!(serve.check(&asked), answer(true, owners, &["app"]));
-    let nothing = json!({"mappings": [], "ids": [], "workloads": ["app"]});
+    let nothing = json!({"mappings": [], "variables": [], "ids": [], "workloads": ["app"]});
     assert_eq!(serve.check(&json!({})), nothing);
 }
 

@@ -8,6 +8,7 @@ mod crowd;
 mod damage;
 mod fixture;
 mod live;
+mod local;
 mod requests;
 mod restart;
 mod retired;

@@ -128,6 +128,7 @@ providers:
     auth: {{method: universal-auth, client_id: myapp-id, client_secret: myapp-secret}}
     projects:
       myproject: {{id: {PROJECT}}}
+  local: {{}}
 {cache}
 workloads:
 {workloads}

@@ -6,4 +6,5 @@ mod adopt;
 mod crash;
 mod failures;
 mod fixture;
+mod local;
 mod refresh;

@@ -41,6 +41,12 @@ pub async fn cache(
             init(server, asked.force).await
         }
         provider => match ProviderName::parse(provider) {
+            Some(ProviderName::Local) => Err(Refusal::said(
+                StatusCode::BAD_REQUEST,
+                "bad_request",
+                "local values are not handed over: each is put by hand",
+                "`psi-cachectl put NAME` stores one",
+            )),
             Some(provider) => {
                 let body = read_body(body, MAX_HAND_OVER).await?;
                 hand_over(server, provider, body).await
@@ -49,7 +55,7 @@ pub async fn cache(
                 StatusCode::NOT_FOUND,
                 "unknown_provider",
                 "there is no such provider and no such operation on the cache",
-                "the providers are infisical, local and nitrokeyhsm",
+                "what is handed over comes from infisical or nitrokeyhsm",
             )),
         },
     }

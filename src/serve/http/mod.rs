@@ -19,6 +19,7 @@ use crate::serve::access::Peer;
 
 mod body;
 mod cache;
+mod local;
 mod refusal;
 
 use body::{Answer, bytes, json, read_body, text};
@@ -79,7 +80,15 @@ async fn route(
             authorised.to_write()?;
             cache(server, operation, request.into_body()).await
         }
-        (_, "lookup" | "store" | "delete", Some(_))
+        (Method::PUT, "local", Some(name)) => {
+            authorised.to_write()?;
+            local::put(server, name, request.into_body()).await
+        }
+        (Method::DELETE, "local", Some(name)) => {
+            authorised.to_write()?;
+            local::remove(server, name).await
+        }
+        (_, "lookup" | "store" | "delete" | "local", Some(_))
         | (_, "healthz" | "status" | "list", None)
         | (_, "cache", Some(_)) => Err(Refusal::said(
             StatusCode::METHOD_NOT_ALLOWED,

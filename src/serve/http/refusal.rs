@@ -51,7 +51,7 @@ impl Refusal {
         let mut answer = json(&failure);
         *answer.status_mut() = self.status;
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            let allowed = hyper::header::HeaderValue::from_static("GET, POST, DELETE");
+            let allowed = hyper::header::HeaderValue::from_static("GET, POST, PUT, DELETE");
             answer.headers_mut().insert(ALLOW, allowed);
         }
         answer

@@ -1,0 +1,167 @@
+//! `psi-cachectl put` and `rm`: values that are kept in the cache and nowhere else.
+
+use crate::cache::{Cache, MAX_LOCAL, check_local, no_place_for_local};
+use crate::cachectl::Outcome;
+use crate::cachectl::owner::{self, Owner};
+use crate::cachectl::stdin::{self, Given};
+use crate::config::{Config, WorkloadSecrets};
+use crate::error::{Error, Kind, Result};
+use crate::mapping::{Mapping, ProviderName};
+use crate::protector::Credential;
+use crate::secret::{LocalName, MAX_IN_VARIABLE, SecretValue, fits_variable};
+use crate::wire::{PutLocal, RemovedLocal};
+
+/// `psi-cachectl put`
+#[derive(Debug, clap::Args)]
+pub struct PutArgs {
+    /// What workloads call it: `secrets: [{key: NAME}]`.
+    #[arg(value_parser = parse_name)]
+    pub name: LocalName,
+}
+
+/// `psi-cachectl rm`
+#[derive(Debug, clap::Args)]
+pub struct RmArgs {
+    /// As it was put.
+    #[arg(value_parser = parse_name)]
+    pub name: LocalName,
+    /// Remove it even if a workload lists it: its containers don't start any more.
+    #[arg(long)]
+    pub force: bool,
+}
+
+fn parse_name(text: &str) -> std::result::Result<LocalName, String> {
+    LocalName::parse(text).map_err(|e| format!("{e}: {}", e.next_step().unwrap_or_default()))
+}
+
+/// Keeps the value from standard input under its name.
+///
+/// # Errors
+/// [`Kind::Refused`] for a value that can't be kept or where no cache is kept; why the cache can't
+/// be opened or written. The value before is then still there.
+pub async fn put(config: &Config, credential: Credential, args: &PutArgs) -> Result<Outcome> {
+    check_cache_is_kept(config)?;
+    let name = &args.name;
+    let given = stdin::read(&format!("value of {name}: "), MAX_LOCAL).await?;
+    check_local(given.value.expose())?;
+    warn_about(name, &given);
+    let put = match owner::find(config).await? {
+        Owner::Serve(client) => client.put_local(name, &given.value).await?,
+        Owner::Us(_lock) => put_under_lock(config, credential, name, &given.value)?,
+    };
+    if put.slots == 1 {
+        tracing::warn!(
+            "the cache has one slot only: if that fails to open it one day, e.g. on another board or \
+             with a new TPM, every local value is lost, since no provider has them; next: \
+             `psi-cachectl slots add recovery` prints a key that opens it as well"
+        );
+    }
+    Ok(Outcome::done(put_in_words(config, name, &put)))
+}
+
+fn check_cache_is_kept(config: &Config) -> Result<()> {
+    match config.cache.enabled && config.cache.backend.is_some() {
+        true => Ok(()),
+        false => Err(no_place_for_local()),
+    }
+}
+
+fn warn_about(name: &LocalName, given: &Given) {
+    let value = given.value.expose();
+    if !given.typed && value.ends_with(b"\n") {
+        tracing::warn!(
+            "the value of {name} ends with a newline, which is kept; if it is not meant to be \
+             there: `printf %s VALUE | psi-cachectl put {name}`"
+        );
+    }
+    if !fits_variable(value) {
+        tracing::warn!(
+            "no variable can hold the value of {name}: it has a NUL in it or more than \
+             {MAX_IN_VARIABLE} bytes; psi-setup will refuse it"
+        );
+    }
+}
+
+fn put_under_lock(
+    config: &Config,
+    credential: Credential,
+    name: &LocalName,
+    value: &SecretValue,
+) -> Result<PutLocal> {
+    let put = |cache: &Cache| {
+        let key = cache.keyer().entry_key(&Mapping::local(name));
+        cache.put(key, value.expose())
+    };
+    match owner::open_cache(config, credential.clone())? {
+        Some(cache) => put(&cache),
+        None => {
+            let protectors = owner::to_create(config, credential)?;
+            put(&Cache::unsaved(&config.cache.path, &protectors)?)
+        }
+    }
+}
+
+fn put_in_words(config: &Config, name: &LocalName, put: &PutLocal) -> String {
+    if !put.stored {
+        return format!("the local value {name} is the one that was there already\n");
+    }
+    let next = match workloads_with(config, name).as_slice() {
+        [] => "list it in a workload with `provider: local`, then `psi-setup`".to_owned(),
+        workloads => format!(
+            "`psi-setup` registers it for {} where it is not yet; containers get it when they start",
+            workloads.join(", ")
+        ),
+    };
+    let generation = put.generation;
+    format!("stored the local value {name}; generation {generation}\nnext: {next}\n")
+}
+
+/// Removes a value, and says whether there was one.
+///
+/// # Errors
+/// [`Kind::Refused`] if a workload lists it and no `--force`; why the cache can't be opened or
+/// written. The value is then still there.
+pub async fn rm(config: &Config, credential: Credential, args: &RmArgs) -> Result<Outcome> {
+    check_cache_is_kept(config)?;
+    let name = &args.name;
+    let workloads = workloads_with(config, name).join(", ");
+    if !workloads.is_empty() && !args.force {
+        let what = format!("the local value {name} is listed by {workloads}");
+        return Err(Error::new(Kind::Refused, what).hint(format!(
+            "take it out of config.yaml and run `psi-setup` first; `psi-cachectl rm --force {name}` removes its only copy now"
+        )));
+    }
+    let removed = match owner::find(config).await? {
+        Owner::Serve(client) => client.remove_local(name).await?,
+        Owner::Us(_lock) => remove_under_lock(config, credential, name)?,
+    };
+    if removed.removed && !workloads.is_empty() {
+        tracing::warn!("containers of {workloads} do not start any more without {name}");
+    }
+    Ok(Outcome::done(match removed.removed {
+        true => format!("removed the local value {name}\n"),
+        false => format!("there is no local value {name}: nothing was removed\n"),
+    }))
+}
+
+fn remove_under_lock(
+    config: &Config,
+    credential: Credential,
+    name: &LocalName,
+) -> Result<RemovedLocal> {
+    match owner::open_cache(config, credential)? {
+        Some(cache) => cache.remove_local(&cache.keyer().entry_key(&Mapping::local(name))),
+        None => Ok(RemovedLocal { removed: false }),
+    }
+}
+
+/// The workloads that list the local value `name`.
+fn workloads_with<'a>(config: &'a Config, name: &LocalName) -> Vec<&'a str> {
+    let lists = |secrets: &WorkloadSecrets| match secrets {
+        WorkloadSecrets::Keys(keys) => keys.iter().any(|k| k.key == name.as_str()),
+        WorkloadSecrets::Sources(_) => false,
+    };
+    let workloads = config.workloads.iter();
+    let found = workloads.filter(|(_, w)| w.provider == ProviderName::Local && lists(&w.secrets));
+    found.map(|(workload, _)| workload.as_str()).collect()
+}
