@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde::Deserialize;
 
 use crate::error::Result;
-use crate::podman::{Podman, Secret, url};
+use crate::podman::{Podman, url};
 
 /// The label that systemd's units, quadlets among them, give their containers.
 const UNIT_LABEL: &str = "PODMAN_SYSTEMD_UNIT";
@@ -25,9 +25,10 @@ pub struct Container {
 }
 
 impl Container {
-    /// Whether the command that made it names `secret`. What its own program gets as arguments is
-    /// taken for an option too: that errs on the side of keeping the secret.
-    pub fn names(&self, secret: &Secret) -> bool {
+    /// Whether the command that made it names the secret with this name and id. What its own
+    /// program gets as arguments is taken for an option too: that errs on the side of keeping the
+    /// secret.
+    pub fn names_secret(&self, name: &str, id: &str) -> bool {
         let separate = self.command.iter().zip(self.command.iter().skip(1));
         let separate = separate
             .filter(|(option, _)| *option == "--secret")
@@ -36,15 +37,12 @@ impl Container {
             .command
             .iter()
             .filter_map(|word| word.strip_prefix("--secret="));
+        // Podman takes a secret's name, its id, and the first digits of that.
         separate
             .chain(joined)
-            .any(|value| is_named(value.split(',').next().unwrap_or_default(), secret))
+            .map(|value| value.split(',').next().unwrap_or_default())
+            .any(|word| word == name || (!word.is_empty() && id.starts_with(word)))
     }
-}
-
-/// Podman takes a secret's name, its id, and the first digits of that.
-fn is_named(word: &str, secret: &Secret) -> bool {
-    word == secret.name || (!word.is_empty() && secret.id.starts_with(word))
 }
 
 impl Podman {
@@ -153,26 +151,16 @@ fn days(year: i64, month: i64, day: i64) -> Option<i64> {
 mod tests {
     use super::*;
 
-    fn secret(name: &str, id: &str) -> Secret {
-        Secret {
-            id: id.to_owned(),
-            name: name.to_owned(),
-            driver: "shell".to_owned(),
-            options: BTreeMap::new(),
-            labels: BTreeMap::new(),
-        }
-    }
-
-    fn made_by(command: &[&str]) -> Container {
-        Container {
+    fn names_a(command: &[&str]) -> bool {
+        let container = Container {
             command: command.iter().map(|&word| word.to_owned()).collect(),
             ..Container::default()
-        }
+        };
+        container.names_secret("myapp--A", "0123456789abcdef012345678")
     }
 
     #[test]
     fn a_secret_is_named_in_either_spelling_by_name_or_id() {
-        let a = secret("myapp--A", "0123456789abcdef012345678");
         for option in [
             &["--secret", "myapp--A"][..],
             &["--secret", "myapp--A,type=env,target=A"],
@@ -181,13 +169,12 @@ mod tests {
             &["--secret=0123456"],
         ] {
             let command = [&["podman", "run", "-d"], option, &["image"]].concat();
-            assert!(made_by(&command).names(&a), "{option:?}");
+            assert!(names_a(&command), "{option:?}");
         }
     }
 
     #[test]
     fn another_secret_or_another_option_does_not_name_it() {
-        let a = secret("myapp--A", "0123456789abcdef012345678");
         for option in [
             &["--secret", "myapp--AB,type=env"][..],
             &["--secret=myapp--"],
@@ -197,9 +184,9 @@ mod tests {
             &["myapp--A"],
         ] {
             let command = [&["podman", "run"], option].concat();
-            assert!(!made_by(&command).names(&a), "{option:?}");
+            assert!(!names_a(&command), "{option:?}");
         }
-        assert!(!Container::default().names(&a));
+        assert!(!names_a(&[]));
     }
 
     #[test]

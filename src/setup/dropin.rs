@@ -10,6 +10,7 @@ use crate::config::Workload;
 use crate::directory::{Directory, Owner};
 use crate::error::{Error, Kind, Result};
 use crate::setup::plan::Registration;
+use crate::setup::retire::unix_time;
 
 /// The file's name; one that sorts later may add to it or reset it.
 const FILE: &str = "50-secrets.conf";
@@ -70,6 +71,12 @@ pub fn read(path: &Path) -> Result<Option<String>> {
     fs::read(path)
         .map(|bytes| Some(String::from_utf8_lossy(&bytes).into_owned()))
         .map_err(failed)
+}
+
+/// When the drop-in was changed last, in seconds since 1970; nothing if there is none.
+pub fn changed(path: &Path) -> Option<u64> {
+    let changed = fs::metadata(path).and_then(|meta| meta.modified());
+    Some(unix_time(changed.ok()?))
 }
 
 /// Puts `text` in the place of the drop-in, whole or not at all; its folder is made if missing.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, Kind, Result};
 use crate::mapping::MAX_MAPPING;
+use crate::secret::has_reference;
 use crate::setup::discover::Found;
 use crate::setup::plan::secret_name;
 
@@ -15,13 +16,18 @@ const FEW_KEYS: usize = 4;
 /// the terminating NUL included (execve(2)).
 const MAX_VARIABLE: usize = 131_072;
 
+/// Where keys go missing by mistake.
+const LOOK_AT_THE_FOLDER: &str = "look at the folder's path and the identity's permissions";
+
 /// What a workload's answer is checked against.
 pub struct Guard<'a> {
     /// The workload's name.
     pub workload: &'a str,
     /// Names of the secrets that its containers start with now.
     pub before: Vec<&'a str>,
-    /// Whether the administrator has said that keys may be missing.
+    /// Names of the secrets whose last good value has no reference `${…}` in it.
+    pub resolved: BTreeSet<&'a str>,
+    /// Whether the administrator has said that keys and references may be missing.
     pub accept_removals: bool,
 }
 
@@ -33,6 +39,7 @@ impl Guard<'_> {
     pub fn check(&self, found: &Found) -> Result<()> {
         if !self.accept_removals {
             self.check_removals(found)?;
+            self.check_references(found)?;
         }
         for ((target, mapping), entry) in found.mappings.iter().zip(&found.entries.entries) {
             self.check_variable(target, entry.value.expose())?;
@@ -59,13 +66,36 @@ impl Guard<'_> {
             .collect();
         let had = self.before.len();
         if had > 0 && now.is_empty() {
-            return Err(self.mistaken(format!("the provider lists nothing where {had} keys were")));
+            let what = format!("the provider lists nothing where {had} keys were");
+            return Err(self.mistaken(what, LOOK_AT_THE_FOLDER));
         }
         if had >= FEW_KEYS && gone.len() * 2 > had {
             let what = format!("{} of {had} keys are gone: {}", gone.len(), gone.join(", "));
-            return Err(self.mistaken(what));
+            return Err(self.mistaken(what, LOOK_AT_THE_FOLDER));
         }
         Ok(())
+    }
+
+    /// What could be resolved before and can't be now was deleted, emptied or is hidden. A value
+    /// that always had such a thing in it may well mean it.
+    fn check_references(&self, found: &Found) -> Result<()> {
+        let values = found.mappings.keys().zip(&found.entries.entries);
+        let lost = values
+            .filter(|(_, entry)| has_reference(entry.value.expose()))
+            .map(|(target, _)| secret_name(self.workload, target))
+            .filter(|name| self.resolved.contains(name.as_str()));
+        let lost: Vec<String> = lost.collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let what = format!(
+            "a reference ${{…}} is left where the last value had none: {}",
+            lost.join(", ")
+        );
+        Err(self.mistaken(
+            what,
+            "look at what they refer to: it is missing, empty, imported or not to be read",
+        ))
     }
 
     fn check_variable(&self, target: &str, value: &[u8]) -> Result<()> {
@@ -84,11 +114,10 @@ impl Guard<'_> {
         Ok(())
     }
 
-    fn mistaken(&self, what: String) -> Error {
+    fn mistaken(&self, what: String, or_else: &str) -> Error {
         let workload = self.workload;
-        let way_out = format!(
-            "if that is right: `psi-setup --accept-removals {workload}`; else look at the folder's path and the identity's permissions"
-        );
+        let way_out =
+            format!("if that is right: `psi-setup --accept-removals {workload}`; else {or_else}");
         self.refused(what, &way_out)
     }
 
@@ -121,6 +150,7 @@ mod tests {
         let guard = Guard {
             workload: "myapp",
             before: before.iter().map(String::as_str).collect(),
+            resolved: BTreeSet::new(),
             accept_removals,
         };
         guard.check(&found(&secrets))
@@ -130,6 +160,7 @@ mod tests {
         let guard = Guard {
             workload: "myapp",
             before: Vec::new(),
+            resolved: BTreeSet::new(),
             accept_removals: true,
         };
         guard.check(&found(&[(key, value)]))
@@ -157,6 +188,28 @@ mod tests {
         assert!(error.to_string().contains("3 of 4"), "{error}");
         assert!(error.to_string().contains("myapp--D"), "{error}");
         assert!(check(&["A", "B", "C", "D"], &["A"], true).is_ok());
+    }
+
+    #[test]
+    fn a_reference_is_refused_only_where_the_last_value_had_none() {
+        let check = |resolved: &[&'static str], value: &str, accept_removals| {
+            let guard = Guard {
+                workload: "myapp",
+                before: vec!["myapp--A"],
+                resolved: resolved.iter().copied().collect(),
+                accept_removals,
+            };
+            guard.check(&found(&[("A", value.as_bytes())]))
+        };
+        let error = check(&["myapp--A"], "x ${B.MARK} y", false).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        assert!(error.to_string().contains("myapp--A"), "{error}");
+        assert!(!error.to_string().contains("MARK"), "{error}");
+        let next = error.next_step().unwrap();
+        assert!(next.contains("--accept-removals myapp"), "{next}");
+        assert!(check(&["myapp--A"], "x ${B} y", true).is_ok());
+        assert!(check(&[], "${B}", false).is_ok(), "it had one, or is new");
+        assert!(check(&["myapp--A"], "plain", false).is_ok());
     }
 
     #[test]

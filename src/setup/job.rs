@@ -9,8 +9,9 @@ use crate::mapping::Mapping;
 use crate::setup::discover::Listings;
 use crate::setup::dropin;
 use crate::setup::guard::Guard;
+use crate::setup::outcome::{Drift, WorkloadReport};
 use crate::setup::plan::{self, Actual, Desired, Driver, Plan};
-use crate::setup::report::WorkloadReport;
+use crate::setup::retire::Gone;
 use crate::wire::WorkloadEntries;
 
 /// Where quadlet looks besides `systemd_dir` (podman-systemd.unit(5)).
@@ -30,6 +31,10 @@ pub struct Job<'a> {
     pub drop_in: PathBuf,
     /// The drop-in that is there.
     pub drop_in_now: Option<String>,
+    /// The secrets that the drop-in named before this run.
+    pub before: Vec<String>,
+    /// When the drop-in was changed last before this run, in seconds since 1970.
+    pub changed: Option<u64>,
     /// Whether all that the drop-in names is registered and sealed in the cache.
     pub is_served: bool,
     /// Each variable's mapping, once it is planned.
@@ -40,6 +45,12 @@ pub struct Job<'a> {
     pub outcome: Result<Plan>,
     /// Whether this run wrote its drop-in.
     pub drop_in_written: bool,
+    /// What Podman has for it and it is not to have.
+    pub gone: Vec<Gone>,
+    /// How many of its values in the cache are retired.
+    pub retired: usize,
+    /// What the drop-in named before this run and Podman did not have.
+    missing: Vec<String>,
     has_unit: bool,
 }
 
@@ -57,16 +68,20 @@ impl<'a> Job<'a> {
     ) -> Result<Self> {
         let drop_in = dropin::path(&config.systemd_dir, &workload.unit);
         let drop_in_now = dropin::read(&drop_in)?;
+        let before = drop_in_now.as_deref().map(dropin::secret_names);
+        let before = before.unwrap_or_default();
+        let missing = before.iter().filter(|n| !actual.secrets.contains_key(**n));
         let is_served = match (&workload.secrets, &drop_in_now) {
             (WorkloadSecrets::Keys(keys), None) => keys.is_empty(),
             (WorkloadSecrets::Sources(_), None) => false,
-            (_, Some(text)) => dropin::secret_names(text)
-                .into_iter()
-                .all(|name| actual.is_served(name, driver)),
+            (_, Some(_)) => before.iter().all(|n| actual.is_served(n, driver)),
         };
         Ok(Self {
             name,
             workload,
+            missing: missing.map(|&name| name.to_owned()).collect(),
+            before: before.into_iter().map(str::to_owned).collect(),
+            changed: dropin::changed(&drop_in),
             drop_in,
             drop_in_now,
             is_served,
@@ -74,6 +89,8 @@ impl<'a> Job<'a> {
             entries: WorkloadEntries::default(),
             outcome: Err(Error::new(Kind::Internal, "it was not planned")),
             drop_in_written: false,
+            gone: Vec::new(),
+            retired: 0,
             has_unit: has_unit(config, &workload.unit),
         })
     }
@@ -85,11 +102,13 @@ impl<'a> Job<'a> {
         actual: &Actual<'_>,
         driver: &Driver,
         accept_removals: bool,
+        now: u64,
     ) {
         self.outcome = listings.of(self.name, self.workload).and_then(|found| {
             let guard = Guard {
                 workload: self.name,
                 before: self.names_now(actual),
+                resolved: actual.resolved(self.name),
                 // Keys that config.yaml lists one by one are no mistake upstream.
                 accept_removals: accept_removals
                     || matches!(self.workload.secrets, WorkloadSecrets::Keys(_)),
@@ -104,13 +123,23 @@ impl<'a> Job<'a> {
             };
             plan::plan(&desired, actual, driver)
         });
+        self.gone = Gone::of(self, actual, driver, now);
+    }
+
+    /// Whether anything of it may be removed: not while it keeps what it has.
+    pub fn may_lose(&self) -> bool {
+        self.outcome.is_ok() && !self.gone.is_empty()
     }
 
     /// The secrets that its containers start with now; without a drop-in, all that it has.
     fn names_now<'n>(&'n self, actual: &'n Actual<'_>) -> Vec<&'n str> {
         match &self.drop_in_now {
             Some(text) => dropin::secret_names(text),
-            None => actual.names_of(self.name),
+            None => {
+                let mut names = actual.names_of(self.name);
+                names.retain(|name| !actual.is_retired(name, self.name));
+                names
+            }
         }
     }
 
@@ -137,8 +166,14 @@ impl<'a> Job<'a> {
             ));
         }
         report.drop_in_changes = drop_in_changes;
+        let repaired = self.outcome.is_ok();
+        report.drift = Drift::of(self.missing, repaired, &self.gone);
+        report.gone = self.gone;
+        report
+            .gone
+            .retain(|gone| !gone.is_unexpected || gone.stays.is_none());
         match self.outcome {
-            Ok(plan) => report.planned(&plan),
+            Ok(plan) => report.planned(&plan, &self.before),
             Err(error) => report.failed(&error, self.is_served),
         }
         report

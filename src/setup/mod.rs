@@ -4,8 +4,8 @@
 //! registered, and a secret is registered before a drop-in names it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing::info;
 
@@ -25,15 +25,20 @@ mod dropin;
 mod guard;
 mod job;
 mod local;
+mod outcome;
 mod plan;
 mod report;
+mod retire;
 
-pub use report::{Report, WorkloadReport};
+pub use outcome::{Drift, Failure, WorkloadReport};
+pub use report::Report;
+pub use retire::Gone;
 
 use discover::Listings;
 use job::Job;
 use local::LocalValues;
 use plan::{Action, Actual, Driver, Plan};
+use retire::Rules;
 
 /// How long a provider that is down is asked again while something is missing.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -53,9 +58,14 @@ pub struct Options {
     /// Ask the providers and Podman, say what would change, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Let this workload lose all or most of its keys, which is refused otherwise; may be repeated.
+    /// Let this workload lose all or most of its keys, or have references ${…} where values were,
+    /// which is refused otherwise; may be repeated.
     #[arg(long, value_name = "WORKLOAD")]
     pub accept_removals: Vec<String>,
+    /// Remove at once what its provider no longer has, also where containers still use it: their
+    /// next exec, health check or restart fails. For a secret that must not be used any more.
+    #[arg(long)]
+    pub prune_now: bool,
     /// Write the report as one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -91,6 +101,7 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
     };
     let checked = serve.check(&ours).await?;
     let local = LocalValues::new(&ours.mappings, &checked);
+    let now = retire::unix_time(SystemTime::now());
     let actual = Actual::new(&secrets, &ids, checked.ids);
 
     let mut jobs = Vec::new();
@@ -107,7 +118,7 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
     let listings = Listings::fetch(config, &workloads, local, &open, until).await;
     for job in &mut jobs {
         let accepted = options.accept_removals.iter().any(|name| name == job.name);
-        job.plan(&listings, &actual, &driver, accepted);
+        job.plan(&listings, &actual, &driver, accepted, now);
     }
     let mut report = Report::new(options.dry_run);
     report.notes.extend(strangers(config, &secrets));
@@ -115,6 +126,19 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
         hand_over(&serve, &mut jobs, &mut report).await;
         register(&podman, &mut jobs, &actual, &driver).await;
         write_drop_ins(config, &mut jobs, &mut report);
+    }
+    let rules = Rules {
+        now,
+        prune_after: config.prune_after,
+        prune_now: options.prune_now,
+        reload_is_due: reload_marker(config).exists(),
+    };
+    report
+        .notes
+        .extend(retire::decide(&podman, &mut jobs, &rules).await);
+    if !options.dry_run {
+        let pruned = retire::remove(&podman, &serve, &mut jobs, Vec::new()).await;
+        report.pruning = pruned.err().as_ref().map(Failure::from);
     }
     report.workloads = jobs.into_iter().map(Job::report).collect();
     Ok(report)
@@ -201,7 +225,13 @@ async fn hand_over(serve: &Client, jobs: &mut [Job<'_>], report: &mut Report) {
     }
     for (provider, bundle) in by_provider {
         match serve.hand_over(provider, &bundle).await {
-            Ok(Some(handed_over)) => report.generation = Some(handed_over.generation),
+            Ok(Some(handed_over)) => {
+                report.generation = Some(handed_over.generation);
+                for job in jobs.iter_mut() {
+                    let counts = handed_over.workloads.get(job.name);
+                    job.retired = counts.map_or(job.retired, |counts| counts.retired);
+                }
+            }
             Ok(None) => report.notes.push(
                 "psi-serve keeps no cache: containers start only while the provider answers; set cache.backend".to_owned(),
             ),
@@ -264,8 +294,7 @@ async fn register_all(
 /// Writes the drop-ins that differ, and has systemd read its units again if one did, in this run
 /// or in one that ended before it came to that.
 fn write_drop_ins(config: &Config, jobs: &mut [Job<'_>], report: &mut Report) {
-    // Beside the lock: at a reboot systemd reads all units anyway.
-    let pending = config.socket.with_file_name("setup.reload");
+    let pending = reload_marker(config);
     for job in jobs {
         let Some(text) = job.new_drop_in() else {
             continue;
@@ -288,6 +317,12 @@ fn write_drop_ins(config: &Config, jobs: &mut [Job<'_>], report: &mut Report) {
         let _ = std::fs::remove_file(&pending);
     }
     report.reloaded = Some(reloaded.map_err(|e| (&e).into()));
+}
+
+/// There while systemd has yet to read its units again. Beside the lock: at a reboot systemd reads
+/// all of them anyway.
+fn reload_marker(config: &Config) -> PathBuf {
+    config.socket.with_file_name("setup.reload")
 }
 
 fn note_pending(marker: &Path) -> Result<()> {

@@ -52,6 +52,22 @@ impl<'a> Actual<'a> {
         ours.map(|secret| secret.name.as_str()).collect()
     }
 
+    /// The names of those secrets of `workload` whose sealed value has no reference `${…}` in it.
+    pub fn resolved(&self, workload: &str) -> BTreeSet<&str> {
+        let names = self.names_of(workload).into_iter();
+        let id = |name: &str| self.ids.get(self.secrets.get(name)?.id.as_str());
+        names
+            .filter(|name| id(name).is_some_and(|id| id.sealed && !id.unresolved))
+            .collect()
+    }
+
+    /// Whether the provider of `workload` no longer has the secret called `name`.
+    pub fn is_retired(&self, name: &str, workload: &str) -> bool {
+        let id = self.secrets.get(name).map(|secret| secret.id.as_str());
+        let owners = id.and_then(|id| self.ids.get(id)).map(|id| &id.owners);
+        owners.is_some_and(|owners| owners.get(workload).is_some_and(|since| *since > 0))
+    }
+
     /// Whether the secret called `name` is registered as `driver` has it and its value is
     /// sealed in the cache.
     pub fn is_served(&self, name: &str, driver: &Driver) -> bool {
@@ -97,8 +113,6 @@ pub struct Registration {
 pub struct Plan {
     /// Every secret it is to have, by name.
     pub registrations: Vec<Registration>,
-    /// Registered for it and not desired any more: they stay for running containers.
-    pub gone: Vec<String>,
 }
 
 impl Plan {
@@ -125,6 +139,12 @@ pub fn is_ours(secret: &Secret, workload: &str) -> bool {
 /// The Python program registered its secrets with the shell driver and without labels.
 fn is_from_before(secret: &Secret) -> bool {
     secret.driver == "shell" && !secret.labels.keys().any(|label| label.starts_with("psi."))
+}
+
+/// Whether it was this version that registered `secret`. Podman 4.3 lists no labels: what runs the
+/// same commands is then taken for ours.
+pub fn is_made_by(secret: &Secret, driver: &Driver) -> bool {
+    secret.labels.contains_key(LABEL_WORKLOAD) || secret.options == driver.options
 }
 
 fn has_prefix(name: &str, workload: &str) -> bool {
@@ -156,11 +176,7 @@ pub fn plan(desired: &Desired<'_>, actual: &Actual<'_>, driver: &Driver) -> Resu
             labels,
         });
     }
-    let gone = gone(desired.workload, &registrations, actual);
-    Ok(Plan {
-        registrations,
-        gone,
-    })
+    Ok(Plan { registrations })
 }
 
 fn labels(desired: &Desired<'_>, mapping: &Mapping) -> BTreeMap<String, String> {
@@ -185,14 +201,6 @@ fn is_current(
         && secret.options == driver.options
         && (secret.labels.is_empty() || secret.labels == *labels)
         && stored.and_then(|id| id.digest.as_ref()) == labels.get(LABEL_DIGEST)
-}
-
-fn gone(workload: &str, registrations: &[Registration], actual: &Actual<'_>) -> Vec<String> {
-    let desired: BTreeSet<&str> = registrations.iter().map(|r| r.name.as_str()).collect();
-    let ours = actual.names_of(workload).into_iter();
-    ours.filter(|name| !desired.contains(name))
-        .map(str::to_owned)
-        .collect()
 }
 
 /// Names go unquoted into a drop-in's `Secret=` and into Podman's store.
@@ -282,7 +290,6 @@ mod tests {
         let plan = plan_with(&["A"], &[registered("A")], stored("A")).unwrap();
         assert_eq!(plan.names(&Action::Keep), ["myapp--A"]);
         assert_eq!(plan.registrations.len(), 1);
-        assert!(plan.gone.is_empty());
     }
 
     #[test]
@@ -346,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_desired_any_more_is_gone_and_what_is_not_ours_is_not() {
+    fn a_workload_has_what_was_registered_for_it_and_nothing_of_others() {
         let mut old = registered("OLD");
         old.labels.clear();
         let mut file = registered("FILE");
@@ -354,9 +361,9 @@ mod tests {
         let mut neighbour = registered("X");
         neighbour.name = "myapp2--X".to_owned();
         neighbour.labels.clear();
-        let secrets = [registered("GONE"), old, file, neighbour];
-        let plan = plan_with(&[], &secrets, stored("GONE")).unwrap();
-        assert_eq!(plan.gone, ["myapp--GONE", "myapp--OLD"]);
+        let secrets = [registered("NEW"), old, file, neighbour];
+        let actual = Actual::new(&secrets, &[], Vec::new());
+        assert_eq!(actual.names_of("myapp"), ["myapp--NEW", "myapp--OLD"]);
     }
 
     #[test]

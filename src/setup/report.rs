@@ -5,12 +5,8 @@ use tracing::{error, info, warn};
 
 use crate::cli;
 use crate::error::{Error, Kind, Result};
-use crate::mapping::ProviderName;
 use crate::setup::Options;
-use crate::setup::plan::{Action, Plan};
-
-/// Exit status: the provider does not answer, and nothing is missing for want of it.
-pub const SERVED_FROM_CACHE: u8 = 75;
+use crate::setup::outcome::{Failure, SERVED_FROM_CACHE, WorkloadReport};
 
 /// What a run did, or, dry, would do.
 #[derive(Debug, Serialize)]
@@ -23,113 +19,10 @@ pub struct Report {
     pub generation: Option<u64>,
     /// What became of systemd's daemon-reload, if one was due.
     pub reloaded: Option<Result<(), Failure>>,
+    /// Why the cache still has what is retired.
+    pub pruning: Option<Failure>,
     /// What is worth knowing and no failure.
     pub notes: Vec<String>,
-}
-
-/// What became of one workload.
-#[derive(Debug, Serialize)]
-pub struct WorkloadReport {
-    /// Its name.
-    pub workload: String,
-    /// Where its values come from.
-    pub provider: ProviderName,
-    /// Names of secrets that Podman did not have.
-    pub created: Vec<String>,
-    /// Names of secrets that were registered otherwise.
-    pub replaced: Vec<String>,
-    /// How many secrets were as they should be.
-    pub kept: usize,
-    /// Names of secrets that the provider has no longer.
-    pub gone: Vec<String>,
-    /// Whether the drop-in is another one now.
-    pub drop_in_changes: bool,
-    /// Why it keeps what it has.
-    pub failure: Option<Failure>,
-    /// Whether, failing that, all its drop-in names is registered and in the cache.
-    pub served_from_cache: bool,
-    /// What is worth knowing and no failure.
-    pub notes: Vec<String>,
-}
-
-/// An error, as a report has it.
-#[derive(Debug, Serialize)]
-pub struct Failure {
-    #[serde(skip)]
-    kind: Kind,
-    /// What happened, to what, and why.
-    pub error: String,
-    /// What to do next.
-    pub hint: Option<String>,
-}
-
-impl From<&Error> for Failure {
-    fn from(error: &Error) -> Self {
-        Self {
-            kind: error.kind(),
-            error: cli::one_line(error),
-            hint: error.next_step().map(str::to_owned),
-        }
-    }
-}
-
-impl Failure {
-    fn line(&self) -> String {
-        match &self.hint {
-            Some(hint) => format!("{}; next: {hint}", self.error),
-            None => self.error.clone(),
-        }
-    }
-}
-
-impl WorkloadReport {
-    pub(super) fn new(workload: &str, provider: ProviderName) -> Self {
-        Self {
-            workload: workload.to_owned(),
-            provider,
-            created: Vec::new(),
-            replaced: Vec::new(),
-            kept: 0,
-            gone: Vec::new(),
-            drop_in_changes: false,
-            failure: None,
-            served_from_cache: false,
-            notes: Vec::new(),
-        }
-    }
-
-    pub(super) fn planned(&mut self, plan: &Plan) {
-        self.created = plan.names(&Action::Create);
-        self.replaced = plan.names(&Action::Replace);
-        self.kept = plan.names(&Action::Keep).len();
-        self.gone.clone_from(&plan.gone);
-    }
-
-    pub(super) fn failed(&mut self, error: &Error, is_served: bool) {
-        self.failure = Some(error.into());
-        self.served_from_cache = is_served;
-    }
-
-    /// The exit status that this workload alone would give.
-    fn exit_code(&self) -> u8 {
-        let Some(failure) = &self.failure else {
-            return 0;
-        };
-        match failure.kind {
-            Kind::Config => Kind::Config.exit_code(),
-            Kind::Unreachable if self.served_from_cache => SERVED_FROM_CACHE,
-            Kind::Unreachable => Kind::Unreachable.exit_code(),
-            _ => Kind::Refused.exit_code(),
-        }
-    }
-
-    fn outcome(&self) -> &'static str {
-        match (&self.failure, self.exit_code()) {
-            (None, _) => "ok",
-            (Some(_), SERVED_FROM_CACHE) => "unreachable, served from the cache",
-            (Some(_), _) => "failed, keeps what it has",
-        }
-    }
 }
 
 impl Report {
@@ -139,6 +32,7 @@ impl Report {
             workloads: Vec::new(),
             generation: None,
             reloaded: None,
+            pruning: None,
             notes: Vec::new(),
         }
     }
@@ -147,7 +41,10 @@ impl Report {
     /// something was refused, 75 unreachable and nothing is missing, 0 done.
     pub fn exit_code(&self) -> u8 {
         let workloads = self.workloads.iter().map(WorkloadReport::exit_code);
-        let codes: Vec<u8> = workloads.chain(self.reload_code()).collect();
+        let codes: Vec<u8> = workloads
+            .chain(self.reload_code())
+            .chain(self.pruning.as_ref().map(|_| Kind::Refused.exit_code()))
+            .collect();
         let gravest = [
             Kind::Config.exit_code(),
             Kind::Unreachable.exit_code(),
@@ -161,7 +58,7 @@ impl Report {
     /// A systemd that failed to read the new drop-ins; where there is none, nothing has failed.
     fn reload_code(&self) -> Option<u8> {
         match &self.reloaded {
-            Some(Err(failure)) if failure.kind != Kind::Unreachable => {
+            Some(Err(failure)) if failure.kind() != Kind::Unreachable => {
                 Some(Kind::Refused.exit_code())
             }
             _ => None,
@@ -198,14 +95,16 @@ impl Report {
                 w.created.len().to_string(),
                 w.replaced.len().to_string(),
                 w.kept.to_string(),
-                w.gone.len().to_string(),
+                w.retired().count().to_string(),
+                w.removed().count().to_string(),
                 if w.drop_in_changes { "new" } else { "same" }.to_owned(),
-                w.outcome().to_owned(),
+                w.result().to_owned(),
             ]
         };
         let rows: Vec<Vec<String>> = self.workloads.iter().map(row).collect();
         let headers = [
-            "WORKLOAD", "PROVIDER", "NEW", "REPLACED", "KEPT", "GONE", "DROP-IN", "RESULT",
+            "WORKLOAD", "PROVIDER", "NEW", "REPLACED", "KEPT", "RETIRED", "REMOVED", "DROP-IN",
+            "RESULT",
         ];
         let mut text = cli::table(&headers, &rows);
         if self.dry_run {
@@ -217,46 +116,20 @@ impl Report {
 
     /// Each secret that would be touched, one a line.
     fn changes(&self) -> String {
-        let mut text = String::new();
-        for workload in &self.workloads {
-            for (verb, names) in [
-                ("create", &workload.created),
-                ("replace", &workload.replaced),
-                ("gone upstream", &workload.gone),
-            ] {
-                for name in names {
-                    text.push_str(&format!("{verb}: {name}\n"));
-                }
-            }
-        }
-        text
+        let lines = self.workloads.iter().flat_map(WorkloadReport::changes);
+        lines.map(|line| line + "\n").collect()
     }
 
     /// Says in the log what an administrator has to know, once each.
     pub fn log(&self) {
         for workload in &self.workloads {
-            let name = &workload.workload;
-            if let Some(failure) = &workload.failure {
-                match workload.exit_code() == SERVED_FROM_CACHE {
-                    true => warn!(
-                        "workload {name} is served from the cache: {}",
-                        failure.line()
-                    ),
-                    false => error!("workload {name} keeps what it has: {}", failure.line()),
-                }
-            }
-            if !workload.gone.is_empty() {
-                warn!(
-                    "workload {name}: gone at the provider and out of the drop-in, kept for running containers: {}",
-                    workload.gone.join(", ")
-                );
-            }
-            for note in &workload.notes {
-                warn!("workload {name}: {note}");
-            }
+            workload.log(self.dry_run);
         }
         if let Some(Err(failure)) = &self.reloaded {
             warn!("drop-ins were written and not loaded: {}", failure.line());
+        }
+        if let Some(failure) = &self.pruning {
+            error!("the cache still has what is retired: {}", failure.line());
         }
         self.notes.iter().for_each(|note| info!("{note}"));
     }
@@ -265,6 +138,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mapping::ProviderName;
 
     fn report(outcomes: &[Option<(Kind, bool)>]) -> Report {
         let mut report = Report::new(false);

@@ -3,13 +3,16 @@
 use std::fs;
 use std::process::Command;
 
-use crate::fixture::{Fixture, SETUP, both, workload};
+use crate::fixture::{Fixture, PROJECT, SETUP, both, workload};
 
 /// The calls by which a run changes anything outside of itself, or asks for a change.
 const STEPS: &str = "sendto,sendmsg,writev,write,mkdir,renameat,renameat2,fsync,fchmod,unlinkat";
 
 /// More than a run has.
 const MOST_STEPS: usize = 400;
+
+/// More than a run has that registers nothing.
+const REMOVALS: usize = 120;
 
 /// Runs psi-setup and kills it when it is about to take step `n`. Says whether it was killed.
 fn setup_killed_at(f: &Fixture, n: usize) -> bool {
@@ -89,4 +92,41 @@ fn a_crash_at_any_step_is_made_good_by_the_next_run() {
         "no crash fell between a drop-in and its reload"
     );
     assert!((10..MOST_STEPS - 1).contains(&killed), "{killed} steps");
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_removal_is_made_good_by_the_next_run() {
+    let f = Fixture::new(&workload("w"));
+    let key = |n: usize| format!("K{n:03}");
+    for n in 0..REMOVALS {
+        f.set("/w", &key(n), "value");
+    }
+    f.setup_exits(0, &[]);
+    let ids = f.registered();
+    let (mut killed, mut kept, mut removed) = (0, 0, 0);
+    for step in 1..REMOVALS {
+        let gone = format!("w--{}", key(step));
+        f.infisical.remove(PROJECT, "prod", "/w", &key(step));
+        f.setup_exits(0, &[]);
+        assert!(f.registered().contains_key(&gone), "step {step}");
+        let was_killed = setup_killed_at(&f, step);
+        assert_drop_in_is_served(&f, "w", step);
+        match f.registered().contains_key(&gone) {
+            true => {
+                kept += 1;
+                let output = f.lookup(&ids[&gone]);
+                assert_eq!(output.stdout, b"value", "step {step}: {}", both(&output));
+            }
+            false => removed += 1,
+        }
+        f.setup_exits(0, &[]);
+        assert!(!f.registered().contains_key(&gone), "step {step}");
+        assert_eq!(f.cached(), f.registered().len(), "step {step}");
+        if !was_killed {
+            break;
+        }
+        killed += 1;
+    }
+    assert!(kept > 0 && removed > 1, "{kept} kept, {removed} removed");
+    assert!((10..REMOVALS - 2).contains(&killed), "{killed} steps");
 }

@@ -110,6 +110,15 @@ impl Fixture {
         text.lines().filter_map(split).collect()
     }
 
+    /// How many values the cache has on disk.
+    pub fn cached(&self) -> usize {
+        let mut command = self.host.command(CACHECTL);
+        let output = command.args(["status", "--json"]).output().unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let entries = status["file"]["entries"].as_u64();
+        entries.unwrap_or_else(|| unreachable!("{}", both(&output))) as usize
+    }
+
     /// What Podman's driver answers for an id.
     pub fn lookup(&self, id: &str) -> Output {
         let mut command = self.host.command(DRIVER);

@@ -8,3 +8,4 @@ mod failures;
 mod fixture;
 mod local;
 mod refresh;
+mod retire;
