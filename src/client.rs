@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hyper::body::Bytes;
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -15,7 +17,7 @@ use crate::systemd::Credentials;
 use crate::unix_http;
 use crate::wire::{
     Check, Checked, Failure, HandOver, HandedOver, Init, Initialised, Invalidate, Invalidated,
-    Prune, Pruned, PutLocal, RemovedLocal, Verified,
+    Prune, Pruned, PutLocal, RemovedLocal, Slots, SlotsChanged, Verified, to_secret_json,
 };
 
 /// How long psi-serve may be away, e.g. while it is started again.
@@ -26,6 +28,9 @@ const REQUEST_LIFE: Duration = Duration::from_secs(120);
 
 /// Largest answer, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
+
+/// The body, or the status and the failure that psi-serve gave.
+type Answered = Result<Zeroizing<Vec<u8>>, (StatusCode, Failure)>;
 
 /// Asks psi-serve.
 pub struct Client {
@@ -77,9 +82,9 @@ impl Client {
         provider: ProviderName,
         hand_over: &HandOver,
     ) -> Result<Option<HandedOver>> {
-        let body = SecretValue::new(hand_over.to_json()?.as_bytes().to_vec());
+        let body = hand_over.to_json()?;
         let path = format!("/cache/{provider}");
-        match self.ask(Method::POST, &path, Some(&body)).await? {
+        match self.ask(Method::POST, &path, body.as_bytes()).await? {
             Ok(bytes) => self.parse(&bytes).map(Some),
             Err((_, failure)) if failure.error == "not_cached" => Ok(None),
             Err((status, failure)) => Err(refused(status, failure)),
@@ -116,7 +121,7 @@ impl Client {
     /// [`Kind::Refused`] if it can't be kept, [`Kind::Unreachable`] if the cache is closed, else as
     /// [`Client::hand_over`].
     pub async fn put_local(&self, name: &LocalName, value: &SecretValue) -> Result<PutLocal> {
-        let answer = self.ask(Method::PUT, &local(name), Some(value)).await?;
+        let answer = self.ask(Method::PUT, &local(name), value.expose()).await?;
         self.parse(&answer.map_err(|(status, failure)| refused(status, failure))?)
     }
 
@@ -125,7 +130,7 @@ impl Client {
     /// # Errors
     /// As [`Client::put_local`].
     pub async fn remove_local(&self, name: &LocalName) -> Result<RemovedLocal> {
-        let answer = self.ask(Method::DELETE, &local(name), None).await?;
+        let answer = self.ask(Method::DELETE, &local(name), &[]).await?;
         self.parse(&answer.map_err(|(status, failure)| refused(status, failure))?)
     }
 
@@ -137,17 +142,34 @@ impl Client {
         self.post("/cache/verify", &()).await
     }
 
-    /// Has an empty cache made. Nothing is returned, and nothing was changed, if psi-serve has no
-    /// key to seal it with.
+    /// Has an empty cache made. Nothing is returned, and nothing was changed, if a credential is to
+    /// seal it and psi-serve has none.
     ///
     /// # Errors
     /// [`Kind::Refused`] if there is one and no `force`, else as [`Client::hand_over`].
     pub async fn init(&self, init: &Init) -> Result<Option<Initialised>> {
-        let body = to_json(init)?;
-        match self.ask(Method::POST, "/cache/init", Some(&body)).await? {
+        let body = to_secret_json(init)?;
+        match self.ask(Method::POST, "/cache/init", &body).await? {
             Ok(bytes) => self.parse(&bytes).map(Some),
             Err((_, failure)) if failure.error == "no_key" => Ok(None),
             Err((status, failure)) => Err(refused(status, failure)),
+        }
+    }
+
+    /// Has the cache's slots changed or tried. It is asked once only: a change that was made is not
+    /// to be made twice.
+    ///
+    /// # Errors
+    /// As [`Client::hand_over`].
+    pub async fn slots(&self, slots: &Slots) -> Result<SlotsChanged> {
+        let body = to_secret_json(slots)?;
+        match self.ask_once(Method::POST, "/cache/slots", &body).await {
+            Ok(Ok(bytes)) => self.parse(&bytes),
+            Ok(Err((status, failure))) => Err(refused(status, failure)),
+            Err(error) => Err(error.hint(
+                "`systemctl status psi-secrets.service` shows why, `psi-cachectl slots list` \
+                 whether it was done",
+            )),
         }
     }
 
@@ -178,14 +200,14 @@ impl Client {
         self.get("/healthz").await.map(drop)
     }
 
-    async fn get(&self, path: &str) -> Result<Vec<u8>> {
-        let answer = self.ask(Method::GET, path, None).await?;
+    async fn get(&self, path: &str) -> Result<Zeroizing<Vec<u8>>> {
+        let answer = self.ask(Method::GET, path, &[]).await?;
         answer.map_err(|(status, failure)| refused(status, failure))
     }
 
     async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T> {
-        let body = to_json(body)?;
-        match self.ask(Method::POST, path, Some(&body)).await? {
+        let body = to_secret_json(body)?;
+        match self.ask(Method::POST, path, &body).await? {
             Ok(bytes) => self.parse(&bytes),
             Err((status, failure)) => Err(refused(status, failure)),
         }
@@ -201,14 +223,8 @@ impl Client {
             .hint("psi-serve must be of the same version: `systemctl restart psi-secrets.service`")
     }
 
-    /// One answer: the body, or the status and the failure that psi-serve gave. A psi-serve that
-    /// is away is waited for; every request may be repeated.
-    async fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&SecretValue>,
-    ) -> Result<Result<Vec<u8>, (StatusCode, Failure)>> {
+    /// One answer. A psi-serve that is away is waited for: these requests may be repeated.
+    async fn ask(&self, method: Method, path: &str, body: &[u8]) -> Result<Answered> {
         let start = Instant::now();
         let mut pause = Duration::from_millis(20);
         loop {
@@ -226,22 +242,19 @@ impl Client {
         }
     }
 
-    async fn ask_once(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&SecretValue>,
-    ) -> Result<Result<Vec<u8>, (StatusCode, Failure)>> {
+    async fn ask_once(&self, method: Method, path: &str, body: &[u8]) -> Result<Answered> {
         let mut request = self.http.request(method, format!("http://psi{path}"));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose_str().unwrap_or_default());
         }
-        if let Some(body) = body {
-            request = request.body(body.expose().to_vec());
+        if !body.is_empty() {
+            let body = Zeroizing::new(body.to_vec());
+            request = request.body(Bytes::from_owner(body));
         }
         let mut answer = request.send().await.map_err(|e| self.unreachable(e))?;
         let status = answer.status();
-        let mut bytes = Vec::new();
+        let expected = answer.content_length().unwrap_or(0).min(MAX_ANSWER as u64);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(expected as usize));
         while let Some(chunk) = answer.chunk().await.map_err(|e| self.unreachable(e))? {
             if bytes.len() + chunk.len() > MAX_ANSWER {
                 return Err(self.nonsense());
@@ -268,16 +281,9 @@ fn local(name: &LocalName) -> String {
     format!("/local/{name}")
 }
 
-fn to_json<B: Serialize>(body: &B) -> Result<SecretValue> {
-    let internal = |e| Error::new(Kind::Internal, "cannot write a request").because(e);
-    serde_json::to_vec(body)
-        .map(SecretValue::new)
-        .map_err(internal)
-}
-
 fn refused(status: StatusCode, failure: Failure) -> Error {
     let kind = match failure.error.as_str() {
-        "unauthorized" | "forbidden" => Kind::Denied,
+        "unauthorized" | "forbidden" | "denied" => Kind::Denied,
         "no_mapping" | "not_found" => Kind::NotFound,
         "damaged" | "corrupt_mapping" => Kind::Damaged,
         "configuration" => Kind::Config,

@@ -42,6 +42,8 @@ pub mod secret;
 pub mod serve;
 /// psi-setup: fetches, hands over, registers with Podman, writes drop-ins.
 pub mod setup;
+/// A cache made, and what opens it changed, whoever does it.
+pub mod slots;
 /// What systemd gives a service, and what a service tells systemd.
 pub mod systemd;
 /// HTTP over a Unix socket.

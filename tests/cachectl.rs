@@ -241,18 +241,19 @@ fn init_without_a_backend_lists_the_backends_and_fails() {
         "`credential`",
         "`tpm`",
         "`hsm`",
-        "psi-cachectl init --backend credential",
+        "psi-cachectl init --backend tpm",
+        "--backend credential",
     ]);
 }
 
 #[test]
 fn backends_that_are_not_built_are_named_with_the_way_that_is() {
     let m = Machine::new();
-    for backend in ["tpm", "hsm"] {
-        m.run(&["init", "--backend", backend])
-            .ended(78)
-            .says(&[backend, "--backend credential"]);
-    }
+    m.run(&["init", "--backend", "hsm"]).ended(78).says(&[
+        "hsm",
+        "--backend tpm",
+        "--backend credential",
+    ]);
     m.run(&["init", "--backend", "rot13"]).ended(64);
     assert!(!m.cache().exists());
 }

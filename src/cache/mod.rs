@@ -6,28 +6,30 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Kind, Result};
 use crate::lock::Lock;
 use crate::mapping::ProviderName;
-use crate::protector::{Key, Protector, SlotKind};
+use crate::protector::{Key, Protector};
 use crate::secret::quote_name;
 use crate::wire::{Counts, HandOver, HandedOver};
 
 mod envelope;
 mod file;
 mod local;
+mod opening;
 mod owners;
 mod retired;
+mod slots;
 mod table;
 
 pub use envelope::{Header, Keyslot};
 pub use local::{MAX_LOCAL, check_local, no_place_for_local};
+pub use opening::{Attempt, Opening, Outline, Unopened, outline, try_slots};
 pub use owners::Owners;
+pub use slots::{Anew, no_such_slot};
 pub use table::{EntryKey, Keyer, Table};
-
-use envelope::NewSlot;
 
 /// The lock's file in the state directory.
 const LOCK: &str = ".lock";
@@ -41,7 +43,6 @@ const REMEMBER_TIME_EVERY: u64 = 3600;
 /// An opened cache. Lookups and commits may come from any thread.
 pub struct Cache {
     path: PathBuf,
-    data_key: Key,
     keyer: Keyer,
     current: RwLock<Arc<Saved>>,
     writing: Mutex<()>,
@@ -52,53 +53,11 @@ pub struct Saved {
     /// What the file says of itself.
     pub header: Header,
     /// Its contents.
-    pub table: Table,
-}
-
-/// One try to open one slot.
-#[derive(Debug)]
-pub struct Attempt {
-    /// The slot's number.
-    pub slot: u32,
-    /// The slot's kind.
-    pub kind: SlotKind,
-    /// How long it took.
-    pub took: Duration,
-    /// Why it did not open; nothing if it did.
-    pub failure: Option<Error>,
-}
-
-/// What became of opening a cache file.
-pub enum Opening {
-    /// There is no file yet.
-    Absent,
-    /// It is open; the last attempt is the one that opened it.
-    Opened(Arc<Cache>, Vec<Attempt>),
-    /// It is intact as far as can be seen, but none of its slots opens.
-    NoSlot(Vec<Attempt>),
+    pub table: Arc<Table>,
+    data_key: Arc<Key>,
 }
 
 impl Cache {
-    /// Opens the file at `path` with the first slot that gives its key.
-    ///
-    /// # Errors
-    /// [`Kind::Io`] if it cannot be read, [`Kind::Damaged`] if it is not what was saved.
-    pub fn open(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Opening> {
-        let Some(mut bytes) = file::read(path)? else {
-            return Ok(Opening::Absent);
-        };
-        let header = envelope::read_header(&bytes)?;
-        let (data_key, attempts) = open_slots(&header, protectors);
-        let Some(data_key) = data_key else {
-            return Ok(Opening::NoSlot(attempts));
-        };
-        let (header, plain) = envelope::open(&mut bytes, &data_key)?;
-        let table = Table::parse(bytes, plain)?;
-        Owners::parse(table.get(&EntryKey::OWNERS))?;
-        let cache = Self::from_parts(path, data_key, Saved { header, table })?;
-        Ok(Opening::Opened(Arc::new(cache), attempts))
-    }
-
     /// Starts an empty cache at `path`. A file that is there already is put aside, as
     /// `cache.enc.replaced-<time>`, and only if `force` is given; its new path is returned.
     ///
@@ -119,15 +78,9 @@ impl Cache {
                 "`psi-cachectl status` describes it; `--force` puts it aside and starts anew",
             ));
         }
-        // A second name, not a rename: at no moment is there no cache.
-        let aside = file::keep_as(path, &format!("replaced-{}", now()))?;
-        match Self::create(path, protectors) {
-            Ok(cache) => Ok((cache, Some(aside))),
-            Err(error) => {
-                file::remove(&aside);
-                Err(error)
-            }
-        }
+        let create = || Self::create(path, protectors);
+        let (cache, aside) = keeping_old(path, "replaced", create)?;
+        Ok((cache, Some(aside)))
     }
 
     /// Starts an empty cache with one slot per protector, and saves it at `path`.
@@ -157,29 +110,23 @@ impl Cache {
             slots: Vec::new(),
         };
         for (id, protector) in (1..).zip(protectors) {
-            let (slot_key, fields) = protector.seal()?;
-            let slot = NewSlot {
-                key_id: &header.key_id,
-                id,
-                kind: protector.kind(),
-                label: "",
-                created_at: now(),
-                fields,
-            };
-            header
-                .slots
-                .push(Keyslot::wrap(slot, &slot_key, &data_key)?);
+            let slot = slots::seal(&header.key_id, id, "", protector.as_ref(), &data_key)?;
+            header.slots.push(slot);
         }
         let table = Table::build(hmac_key.expose(), std::iter::empty())?;
-        Self::from_parts(path, data_key, Saved { header, table })
+        Self::from_parts(path, data_key, header, table)
     }
 
-    fn from_parts(path: &Path, data_key: Key, saved: Saved) -> Result<Self> {
-        let hmac_key = Key::from_bytes(saved.table.hmac_key())
+    fn from_parts(path: &Path, data_key: Key, header: Header, table: Table) -> Result<Self> {
+        let hmac_key = Key::from_bytes(table.hmac_key())
             .ok_or_else(|| Error::new(Kind::Internal, "the cache's HMAC key is not 32 bytes"))?;
+        let saved = Saved {
+            header,
+            table: Arc::new(table),
+            data_key: Arc::new(data_key),
+        };
         Ok(Self {
             path: path.to_owned(),
-            data_key,
             keyer: Keyer::new(&hmac_key),
             current: RwLock::new(Arc::new(saved)),
             writing: Mutex::new(()),
@@ -296,11 +243,12 @@ impl Cache {
     /// [`Kind::Damaged`] if it is gone or not what was saved, [`Kind::Io`] if it cannot be read.
     pub fn verify(&self) -> Result<Header> {
         let _writing = self.start_writing();
+        let current = self.current();
         let mut bytes = file::read(&self.path)?
             .ok_or_else(|| envelope::damaged(&format!("{} is gone", self.path.display())))?;
-        let (header, plain) = envelope::open(&mut bytes, &self.data_key)?;
+        let (header, plain) = envelope::open(&mut bytes, &current.data_key)?;
         Table::parse(bytes, plain)?;
-        if header.generation != self.current().header.generation {
+        if header.generation != current.header.generation {
             return Err(envelope::damaged("it is not the one that was saved last"));
         }
         Ok(header)
@@ -331,33 +279,49 @@ impl Cache {
         values.insert(EntryKey::OWNERS, &owners);
         let hmac_key = before.table.hmac_key();
         let table = Table::build(hmac_key, values.iter().map(|(key, value)| (key, *value)))?;
-        let header = Header {
-            generation: before.header.generation + 1,
-            written_at: now(),
-            entries: entries as u64,
-            local,
-            ..before.header.clone()
-        };
-        let generation = header.generation;
-        file::replace(
-            &self.path,
-            &envelope::seal(&header, &self.data_key, table.text())?,
-        )?;
+        self.replace(Saved {
+            header: Header {
+                entries: entries as u64,
+                local,
+                ..before.header.clone()
+            },
+            table: Arc::new(table),
+            data_key: Arc::clone(&before.data_key),
+        })
+    }
+
+    /// Puts `new` on disk as the next generation, and serves it once it is there.
+    fn replace(&self, mut new: Saved) -> Result<u64> {
+        new.header.generation += 1;
+        new.header.written_at = now();
+        let generation = new.header.generation;
+        let bytes = envelope::seal(&new.header, &new.data_key, new.table.text())?;
+        file::replace(&self.path, &bytes)?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(Saved { header, table });
+        *current = Arc::new(new);
         Ok(generation)
     }
 }
 
-/// What a cache file says of itself. Nothing vouches for it until the file was opened.
-#[derive(Debug)]
-pub struct Outline {
-    /// In bytes.
-    pub size: u64,
-    /// The format's version, if the file begins as a cache does.
-    pub version: Option<u8>,
-    /// The header, or why it can't be read.
-    pub header: Result<Header>,
+/// Has `make` put a new file in the place of the one at `path`, which stays as
+/// `<path>.<why>-<time>`; that path is returned too.
+///
+/// # Errors
+/// [`Kind::Io`] if the old file can't be kept, and what `make` says. Everything is then as it was.
+pub fn keeping_old<T>(
+    path: &Path,
+    why: &str,
+    make: impl FnOnce() -> Result<T>,
+) -> Result<(T, PathBuf)> {
+    // A second name, not a rename: at no moment is there no cache.
+    let aside = file::keep_as(path, &format!("{why}-{}", now()))?;
+    match make() {
+        Ok(made) => Ok((made, aside)),
+        Err(error) => {
+            file::remove(&aside);
+            Err(error)
+        }
+    }
 }
 
 /// Takes the lock that makes this process the owner of the cache, waiting up to `patience` for
@@ -376,82 +340,6 @@ pub fn lock(state_dir: &Path, patience: Duration) -> Result<Lock> {
 /// As [`Lock::is_held`].
 pub fn is_owned(state_dir: &Path) -> Result<bool> {
     Lock::is_held(&state_dir.join(LOCK))
-}
-
-/// What the file at `path` says of itself, from its first bytes and without a device; nothing if
-/// there is none.
-///
-/// # Errors
-/// [`Kind::Io`] if it cannot be read.
-pub fn outline(path: &Path) -> Result<Option<Outline>> {
-    let start = file::read_start(path, envelope::MAX_START)?;
-    Ok(start.map(|(bytes, size)| Outline {
-        size,
-        version: envelope::version(&bytes),
-        header: envelope::read_header(&bytes),
-    }))
-}
-
-/// Tries the slots in the order of their kinds.
-fn open_slots(header: &Header, protectors: &[Box<dyn Protector>]) -> (Option<Key>, Vec<Attempt>) {
-    let mut slots: Vec<&Keyslot> = header.slots.iter().collect();
-    slots.sort_by_key(|slot| (slot.kind, slot.id));
-    let mut attempts = Vec::new();
-    for slot in slots {
-        let start = Instant::now();
-        let opened = open_slot(header, slot, protectors);
-        let took = start.elapsed();
-        let (key, failure) = match opened {
-            Ok(key) => (Some(key), None),
-            Err(error) => (None, Some(error)),
-        };
-        attempts.push(Attempt {
-            slot: slot.id,
-            kind: slot.kind,
-            took,
-            failure,
-        });
-        if key.is_some() {
-            return (key, attempts);
-        }
-    }
-    (None, attempts)
-}
-
-fn open_slot(header: &Header, slot: &Keyslot, protectors: &[Box<dyn Protector>]) -> Result<Key> {
-    let protector = protectors.iter().find(|p| p.kind() == slot.kind);
-    let protector = protector.ok_or_else(|| {
-        Error::new(
-            Kind::Unreachable,
-            format!("nothing is configured for slots of kind {}", slot.kind),
-        )
-        .hint("see `cache:` in config.yaml")
-    })?;
-    slot.unwrap(&header.key_id, &protector.unseal(&slot.fields)?)
-}
-
-/// Why none of the slots that were tried opens the cache, with the first one's next step.
-pub fn no_slot_opens(attempts: &[Attempt]) -> Error {
-    let tried: Vec<String> = attempts
-        .iter()
-        .filter_map(|a| {
-            Some(format!(
-                "slot {} ({}): {}",
-                a.slot,
-                a.kind,
-                a.failure.as_ref()?
-            ))
-        })
-        .collect();
-    let hint = attempts
-        .iter()
-        .find_map(|a| a.failure.as_ref()?.next_step())
-        .unwrap_or("see `psi-cachectl status`");
-    Error::new(
-        Kind::Unreachable,
-        format!("no slot opens the cache; tried {}", tried.join("; ")),
-    )
-    .hint(hint)
 }
 
 fn check_workload_name(name: &str) -> Result<()> {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::mapping::Mapping;
-use crate::protector::SlotFields;
+use crate::protector::{SlotFields, SlotKind};
 use crate::secret::SecretValue;
 use crate::wire::{Entry, WorkloadEntries};
 
@@ -62,7 +62,7 @@ fn opened(path: &Path, key: u8) -> std::sync::Arc<Cache> {
     match Cache::open(path, &fixed(key)).unwrap() {
         Opening::Opened(cache, _) => cache,
         Opening::Absent => panic!("absent"),
-        Opening::NoSlot(attempts) => panic!("{attempts:?}"),
+        Opening::NoSlot(unopened) => panic!("{unopened:?}"),
     }
 }
 
@@ -212,7 +212,7 @@ fn a_wrong_key_opens_nothing_and_says_which_slot_was_tried() {
     drop(f.filled());
     let before = std::fs::read(f.path()).unwrap();
     match Cache::open(&f.path(), &fixed(2)).unwrap() {
-        Opening::NoSlot(attempts) => {
+        Opening::NoSlot(Unopened { attempts, .. }) => {
             assert_eq!(attempts.len(), 1);
             assert_eq!(attempts[0].slot, 1);
             let failure = attempts[0].failure.as_ref().unwrap();

@@ -1,15 +1,20 @@
-//! `psi-cachectl init`: the key, sealed by systemd-creds, and an empty cache.
+//! `psi-cachectl init`: an empty cache, and what opens it.
 
 use std::path::Path;
 
-use crate::cache::{self, Cache, Opening, no_slot_opens};
-use crate::cachectl::Outcome;
+use zeroize::Zeroizing;
+
+use crate::cache::{self, Cache, Opening};
 use crate::cachectl::owner::{self, Owner};
+use crate::cachectl::printed::{self, Slot};
+use crate::cachectl::sealed_key::{SealedKey, Sealing};
+use crate::cachectl::{Outcome, pcrs};
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::protector::{Credential, Key, Protector, SEALED_FILE, SealOptions};
-use crate::wire;
+use crate::protector::{Credential, Recovery, SlotKind};
+use crate::slots;
+use crate::wire::{self, Initialised};
 
 /// `psi-cachectl init`
 #[derive(Debug, clap::Args)]
@@ -17,16 +22,15 @@ pub struct Args {
     /// What seals the cache; without it the choices are listed.
     #[arg(long)]
     pub backend: Option<Backend>,
-    /// What systemd-creds seals a new key with [default: auto, or tpm2 with --pcrs].
-    #[arg(long, value_name = "KEY", value_parser = ["auto", "host", "tpm2", "host+tpm2"])]
-    pub with_key: Option<String>,
-    /// Bind a new key to these PCRs of the TPM, e.g. 7 or 7+14. A firmware update that changes
-    /// one of them keeps psi-serve from starting [default: none].
-    #[arg(long, value_name = "LIST", value_parser = parse_pcrs)]
-    pub pcrs: Option<String>,
-    /// Put an existing cache aside and start a new one.
+    #[command(flatten)]
+    sealing: Sealing,
+    /// Add a recovery slot and print its key, once: it opens the cache when nothing else does.
     #[arg(long)]
-    pub force: bool,
+    recovery: bool,
+    /// Put an existing cache aside and start a new one; with `--backend tpm` also seal to PCRs that
+    /// nothing has been measured into.
+    #[arg(long)]
+    force: bool,
 }
 
 /// What may seal the cache.
@@ -34,19 +38,10 @@ pub struct Args {
 pub enum Backend {
     /// A key that systemd-creds seals to the TPM or to the host.
     Credential,
-    /// The TPM itself; not in this version.
+    /// The TPM itself, bound to PCRs.
     Tpm,
     /// A PKCS#11 token; not in this version.
     Hsm,
-}
-
-/// As tpm2-tools and systemd write lists of PCRs; the list becomes part of a command line.
-fn parse_pcrs(text: &str) -> std::result::Result<String, &'static str> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "+:=-".contains(c);
-    match !text.is_empty() && text.chars().all(fits) {
-        true => Ok(text.to_owned()),
-        false => Err("a list of PCRs is like 7 or 7+14"),
-    }
 }
 
 impl Args {
@@ -55,47 +50,45 @@ impl Args {
     /// # Errors
     /// [`Kind::Usage`], or [`Kind::Config`] for a backend that this version can't use.
     pub fn check(&self) -> Result<()> {
-        let use_credential = "run `psi-cachectl init --backend credential`";
-        let not_built = |name: &str| {
-            let what = format!("the backend `{name}` can't be used in this version");
-            Err(Error::new(Kind::Config, what).hint(use_credential))
-        };
+        let use_tpm =
+            "run `psi-cachectl init --backend tpm`, or `--backend credential` without a TPM";
         match self.backend {
             None => Err(Error::new(
                 Kind::Usage,
-                "--backend is missing: `credential` (a key that systemd-creds seals to the TPM or \
-                 the host), `tpm` (the TPM itself; not in this version) or `hsm` (a PKCS#11 token; \
-                 not in this version)",
+                "--backend is missing: `tpm` (the TPM itself, bound to PCRs), `credential` (a key \
+                 that systemd-creds seals to the TPM or the host) or `hsm` (a PKCS#11 token; not in \
+                 this version)",
             )
-            .hint(use_credential)),
-            Some(Backend::Tpm) => not_built("tpm"),
-            Some(Backend::Hsm) => not_built("hsm"),
-            Some(Backend::Credential) => self.check_pcrs(),
-        }
-    }
-
-    fn check_pcrs(&self) -> Result<()> {
-        match self.with_key.as_deref() {
-            Some(key @ ("auto" | "host")) if self.pcrs.is_some() => {
-                let what = format!("`--with-key {key}` does not bind a key to PCRs for certain");
-                let hint = "use `--with-key tpm2` or `--with-key host+tpm2` with --pcrs";
-                Err(Error::new(Kind::Usage, what).hint(hint))
+            .hint(use_tpm)),
+            Some(Backend::Hsm) => {
+                let what = "the backend `hsm` can't be used in this version";
+                Err(Error::new(Kind::Config, what).hint(use_tpm))
             }
-            _ => Ok(()),
+            Some(Backend::Credential) => self.sealing.check_for_credential(),
+            Some(Backend::Tpm) => self.sealing.check_for_others(true),
         }
     }
 
-    fn seal_options(&self) -> SealOptions {
-        let bound = self.pcrs.as_ref().map(|_| "tpm2".to_owned());
-        SealOptions {
-            with_key: self.with_key.clone().or(bound),
-            pcrs: self.pcrs.clone(),
-        }
+    fn asked(&self) -> Result<wire::Init> {
+        let (kind, pcrs) = match self.backend {
+            Some(Backend::Tpm) => {
+                let pcrs = pcrs::parse_if_given(self.sealing.pcrs.as_deref())?;
+                (SlotKind::Tpm2, pcrs)
+            }
+            _ => (SlotKind::Credential, None),
+        };
+        Ok(wire::Init {
+            force: self.force,
+            kind: Some(kind),
+            pcrs,
+            recovery: self.recovery,
+        })
     }
 }
 
-/// Makes an empty cache, and the key that seals it if there is none yet. A key that is there,
-/// delivered by systemd or sealed in `sealed_key`, is used; it is never replaced.
+/// Makes an empty cache. For `--backend credential` also the key that seals it if there is none
+/// yet: a key that is there, delivered by systemd or sealed in `sealed_key`, is used; it is never
+/// replaced.
 ///
 /// # Errors
 /// [`Kind::Refused`] if there is a cache and no `--force`; why there is no key; why the cache can't
@@ -112,13 +105,16 @@ pub async fn init(
     }
     let job = Job {
         config,
-        credential,
-        sealed_key,
+        key: SealedKey {
+            credential: &credential,
+            file: sealed_key,
+            sealing: &args.sealing,
+        },
         args,
     };
     if !config.state_dir.exists() {
         let why = format!("psi-serve has not made {} yet", config.state_dir.display());
-        return job.leave_to_psi_serve(&why);
+        return job.leave_to_psi_serve(&why, "`systemctl start psi-secrets.service`");
     }
     match owner::find(config).await? {
         Owner::Serve(client) => job.ask(&client).await,
@@ -150,50 +146,63 @@ fn refuse_to_replace(config: &Config, force: bool) -> Result<()> {
 
 struct Job<'a> {
     config: &'a Config,
-    credential: Credential,
-    sealed_key: &'a Path,
+    key: SealedKey<'a>,
     args: &'a Args,
 }
 
 impl Job<'_> {
-    /// For the holder of the lock.
-    fn make(&self) -> Result<Outcome> {
-        let key = self.key()?;
-        let protectors = owner::to_create(self.config, self.credential.clone())?;
-        let (_, aside) = Cache::init(&self.config.cache.path, &protectors, self.args.force)?;
-        let aside = aside.map(|path| path.display().to_string());
-        let next = "`systemctl start psi-secrets.service`, then `psi-setup` fills it";
-        Ok(self.made(&key, aside.as_deref(), next))
+    fn is_credential(&self) -> bool {
+        self.args.backend == Some(Backend::Credential)
     }
 
-    /// Has psi-serve make it, with the key that it has.
+    /// For the holder of the lock.
+    fn make(&self) -> Result<Outcome> {
+        let key = match self.is_credential() {
+            true => Some(self.key.key()?.1),
+            false => None,
+        };
+        let devices = owner::devices(self.config, self.key.credential.clone());
+        let (_, made) = slots::init(&self.config.cache.path, &devices, &self.args.asked()?)?;
+        let next = "`systemctl start psi-secrets.service`, then `psi-setup` fills it";
+        self.made(key, &made, next)
+    }
+
+    /// Has psi-serve make it, with the key or the device that it has.
     async fn ask(&self, client: &Client) -> Result<Outcome> {
         let status = client.status().await?;
         if status["cache"]["state"] == "off" {
-            return self.leave_to_psi_serve("psi-serve was started without `cache.backend`");
+            let why = "psi-serve was started without `cache.backend`";
+            return self.leave_to_psi_serve(why, &self.restart());
         }
-        let force = self.args.force;
-        match client.init(&wire::Init { force }).await? {
-            Some(made) => {
+        match client.init(&self.args.asked()?).await? {
+            Some(made) if self.is_credential() => {
                 self.check_sealed_key()?;
-                let key = "the key is the one that psi-serve has";
-                Ok(self.made(key, made.replaced.as_deref(), "`psi-setup` fills it"))
+                let key = "the key is the one that psi-serve has".to_owned();
+                self.made(Some(key), &made, "`psi-setup` fills it")
             }
-            None => self.leave_to_psi_serve("psi-serve has no key yet"),
+            Some(made) => self.made(None, &made, "`psi-setup` fills it"),
+            None => self.leave_to_psi_serve("psi-serve has no key yet", &self.restart()),
         }
     }
 
-    /// Sees to the key only: psi-serve makes the cache itself, once it has the key.
-    fn leave_to_psi_serve(&self, why: &str) -> Result<Outcome> {
-        let key = self.key()?;
+    /// Sees to the key only: psi-serve makes the cache itself, once it has the key. With the TPM
+    /// there is nothing to see to.
+    fn leave_to_psi_serve(&self, why: &str, remedy: &str) -> Result<Outcome> {
         let path = self.config.cache.path.display();
+        if !self.is_credential() {
+            let what = format!("{path} was not made: {why}");
+            return Err(
+                Error::new(Kind::Unreachable, what).hint(format!("{remedy}, then run this again"))
+            );
+        }
+        let (_, key) = self.key.key()?;
         if cache::outline(&self.config.cache.path)?.is_some() {
             let what = format!("{key}, but {path} is as it was: {why}");
             return Err(Error::new(Kind::Unreachable, what)
                 .hint(format!("{}, then run this again", self.restart())));
         }
         let mut lines = vec![key, format!("there is no {path} yet: {why}")];
-        lines.extend(self.delivery());
+        lines.extend(self.key.delivery());
         lines.push(format!(
             "next: {} delivers the key; the first `psi-setup` makes the cache",
             self.restart()
@@ -201,19 +210,46 @@ impl Job<'_> {
         Ok(Outcome::done(lines.join("\n") + "\n"))
     }
 
-    fn made(&self, key: &str, aside: Option<&str>, next: &str) -> Outcome {
-        let path = self.config.cache.path.display();
-        let mut lines = vec![key.to_owned(), format!("created {path}, empty")];
-        lines.extend(aside.map(|aside| format!("the old cache is now {aside}")));
-        lines.extend(self.delivery());
-        match self.config.cache.backend {
-            Some(_) => lines.push(format!("next: {next}")),
-            None => lines.push(format!("next: {} uses it", self.restart())),
+    fn made(&self, key: Option<String>, made: &Initialised, next: &str) -> Result<Outcome> {
+        let path = &self.config.cache.path;
+        let mut lines = Vec::from_iter(key);
+        lines.push(format!("created {}, empty", path.display()));
+        if let Some(aside) = &made.replaced {
+            lines.push(format!("the old cache is now {aside}"));
         }
-        Outcome::done(lines.join("\n") + "\n")
+        let header = cache::outline(path)?
+            .map(|outline| outline.header)
+            .transpose()?;
+        let slots = header.as_ref().map(Slot::all).unwrap_or_default();
+        lines.extend(slots.iter().map(|slot| {
+            format!(
+                "slot {} ({}) opens it: {}",
+                slot.id,
+                slot.kind,
+                slot.bound_to()
+            )
+        }));
+        lines.extend(self.key.delivery().filter(|_| self.is_credential()));
+        if !self.args.recovery {
+            lines.push(
+                "without a recovery slot the values have to be fetched again once that slot no \
+                 longer opens; `psi-cachectl slots add recovery` makes one"
+                    .to_owned(),
+            );
+        }
+        lines.push(match self.config.cache.backend {
+            Some(_) => format!("next: {next}"),
+            None => format!("next: {} uses it", self.restart()),
+        });
+        let lines = lines.join("\n") + "\n";
+        let keys = printed::recovery_keys(made.recovery_key.as_slice());
+        let mut text = Zeroizing::new(String::with_capacity(lines.len() + keys.len()));
+        text.push_str(&lines);
+        text.push_str(&keys);
+        Ok(Outcome { text, end: Ok(0) })
     }
 
-    /// The command after which psi-serve uses the key, with what has to be done before.
+    /// The command after which psi-serve uses the cache, with what has to be done before.
     fn restart(&self) -> String {
         let command = "`systemctl restart psi-secrets.service`".to_owned();
         match self.config.cache.backend {
@@ -225,68 +261,27 @@ impl Job<'_> {
         }
     }
 
-    /// What the unit needs to find a key that lies elsewhere.
-    fn delivery(&self) -> Option<String> {
-        let elsewhere = self.sealed_key != Path::new(SEALED_FILE) && self.sealed_key.exists();
-        elsewhere.then(|| {
-            format!(
-                "psi-secrets.service needs `LoadCredentialEncrypted=psi-cache-key:{}`",
-                self.sealed_key.display()
-            )
-        })
-    }
-
-    /// Sees to it that there is a key that opens, and says where it is.
-    fn key(&self) -> Result<String> {
-        let file = self.sealed_key.display();
-        let found = if self.credential.is_delivered() {
-            "the key is the credential that systemd delivered".to_owned()
-        } else if self.sealed_key.exists() {
-            format!("the key is the one in {file}")
-        } else {
-            return self.new_key();
-        };
-        self.credential.seal()?;
-        if self.args.with_key.is_some() || self.args.pcrs.is_some() {
-            tracing::warn!("--with-key and --pcrs change nothing: there is a key already");
-        }
-        Ok(found)
-    }
-
-    fn new_key(&self) -> Result<String> {
-        let file = self.sealed_key.display();
-        if let Some(pcrs) = &self.args.pcrs {
-            tracing::warn!(
-                "the key is bound to PCRs {pcrs}: once a firmware or boot loader update changes them, \
-                 systemd can't decrypt {file} and stops psi-secrets.service with 243/CREDENTIALS \
-                 before PSI runs"
-            );
-        }
-        let options = self.args.seal_options();
-        options.seal(&Key::generate()?, self.sealed_key)?;
-        Ok(format!("a new key is sealed in {file}"))
-    }
-
     /// psi-serve may have been started with another key than the one that the next start delivers:
     /// that start could not open the cache.
     fn check_sealed_key(&self) -> Result<()> {
-        if !self.sealed_key.exists() {
+        if !self.key.file.exists() {
             return Ok(());
         }
-        let next_start = Credential::for_root_tool(None, self.sealed_key);
-        let protectors = owner::to_open(self.config, next_start)?;
-        let Opening::NoSlot(attempts) = Cache::open(&self.config.cache.path, &protectors)? else {
+        let next_start = Credential::for_root_tool(None, self.key.file);
+        let devices = owner::devices(self.config, next_start);
+        let protectors = devices.to_open(Recovery::not_entered())?;
+        let Opening::NoSlot(unopened) = Cache::open(&self.config.cache.path, &protectors)? else {
             return Ok(());
         };
-        let failure = attempts.iter().find_map(|a| a.failure.as_ref());
+        let failure = unopened.attempts.iter().find_map(|a| a.failure.as_ref());
         if failure.is_some_and(|e| e.kind() == Kind::Unreachable) {
             // No systemd-creds here, as in a container: it can't be told.
             return Ok(());
         }
         let what = format!(
             "the cache was created, but {} does not open it: {}",
-            self.sealed_key.display(),
-            no_slot_opens(&attempts)
+            self.key.file.display(),
+            unopened.error()
         );
         Err(Error::new(Kind::Refused, what).hint(
             "`systemctl restart psi-secrets.service`, then `psi-cachectl init --backend credential --force`",

@@ -42,7 +42,7 @@ fn parse_name(text: &str) -> std::result::Result<LocalName, String> {
 pub async fn put(config: &Config, credential: Credential, args: &PutArgs) -> Result<Outcome> {
     check_cache_is_kept(config)?;
     let name = &args.name;
-    let given = stdin::read(&format!("value of {name}: "), MAX_LOCAL).await?;
+    let given = stdin::read(&format!("value of {name}: "), MAX_LOCAL, |_| true).await?;
     check_local(given.value.expose())?;
     warn_about(name, &given);
     let put = match owner::find(config).await? {
@@ -95,7 +95,7 @@ fn put_under_lock(
     match owner::open_cache(config, credential.clone())? {
         Some(cache) => put(&cache),
         None => {
-            let protectors = owner::to_create(config, credential)?;
+            let protectors = [owner::devices(config, credential).to_create()?];
             put(&Cache::unsaved(&config.cache.path, &protectors)?)
         }
     }

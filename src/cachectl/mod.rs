@@ -5,6 +5,8 @@
 
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use crate::config::Config;
 use crate::error::Result;
 use crate::protector::Credential;
@@ -14,14 +16,19 @@ mod init;
 mod invalidate;
 mod local;
 mod owner;
+mod pcrs;
+mod printed;
+mod recovery_key;
 mod refresh;
+mod sealed_key;
+mod slots;
 mod status;
 mod stdin;
 
 /// What to do.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Make an empty cache and, where there is none yet, the key that seals it.
+    /// Make an empty cache, sealed to the TPM or by systemd-creds.
     Init(init::Args),
     /// Say what the cache file says of itself, and how psi-serve is.
     Status(status::Args),
@@ -33,20 +40,26 @@ pub enum Command {
     Put(local::PutArgs),
     /// Remove a local value: its only copy.
     Rm(local::RmArgs),
+    /// List, try and change what opens the cache.
+    #[command(subcommand)]
+    Slots(slots::Command),
 }
 
 /// What a command found or did.
 #[derive(Debug)]
 pub struct Outcome {
-    /// For standard output.
-    pub text: String,
+    /// For standard output; it may have a new recovery key in it.
+    pub text: Zeroizing<String>,
     /// The exit status, or what is wrong nonetheless, e.g. with the cache that was described.
     pub end: Result<u8>,
 }
 
 impl Outcome {
     fn done(text: String) -> Self {
-        Self { text, end: Ok(0) }
+        Self {
+            text: Zeroizing::new(text),
+            end: Ok(0),
+        }
     }
 }
 
@@ -58,6 +71,7 @@ impl Command {
     pub fn check(&self) -> Result<()> {
         match self {
             Command::Init(args) => args.check(),
+            Command::Slots(command) => command.check(),
             _ => Ok(()),
         }
     }
@@ -76,6 +90,7 @@ impl Command {
             Command::Invalidate(args) => invalidate::invalidate(config, credential, args).await,
             Command::Put(args) => local::put(config, credential, args).await,
             Command::Rm(args) => local::rm(config, credential, args).await,
+            Command::Slots(command) => command.run(config, credential, sealed_key).await,
         }
     }
 }

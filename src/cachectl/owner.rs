@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cache::{self, Cache, Opening, no_slot_opens};
+use crate::cache::{self, Cache, Opening};
 use crate::client::Client;
 use crate::config::{Backend, Config};
 use crate::error::{Kind, Result};
 use crate::lock::Lock;
-use crate::protector::{self, Credential, Protector};
+use crate::protector::{Credential, Devices, Recovery};
 
 /// How long a psi-serve that is starting or ending, or another psi-cachectl, is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -53,27 +53,19 @@ pub async fn find(config: &Config) -> Result<Owner> {
 /// # Errors
 /// [`Kind::Unreachable`] if no slot opens it, [`Kind::Damaged`] if it is not what was saved.
 pub fn open_cache(config: &Config, credential: Credential) -> Result<Option<Arc<Cache>>> {
-    let protectors = to_open(config, credential)?;
+    let protectors = devices(config, credential).to_open(Recovery::not_entered())?;
     match Cache::open(&config.cache.path, &protectors)? {
         Opening::Absent => Ok(None),
         Opening::Opened(cache, _) => Ok(Some(cache)),
-        Opening::NoSlot(attempts) => Err(no_slot_opens(&attempts)),
+        Opening::NoSlot(unopened) => Err(unopened.error()),
     }
 }
 
-/// What may open the cache. Without a backend: what `tpm` stands for.
-///
-/// # Errors
-/// [`Kind::Config`] for a backend that this version can't use.
-pub fn to_open(config: &Config, credential: Credential) -> Result<Vec<Box<dyn Protector>>> {
-    let backend = config.cache.backend.unwrap_or(Backend::Tpm);
-    protector::to_open(backend, credential, &config.cache.tpm)
-}
-
-/// What seals a new cache; else as [`to_open`].
-///
-/// # Errors
-/// As [`to_open`].
-pub fn to_create(config: &Config, credential: Credential) -> Result<Vec<Box<dyn Protector>>> {
-    protector::to_create(config.cache.backend.unwrap_or(Backend::Tpm), credential)
+/// What there is to open and to seal with. Without a backend: what `tpm` stands for.
+pub fn devices(config: &Config, credential: Credential) -> Devices {
+    Devices {
+        backend: config.cache.backend.unwrap_or(Backend::Tpm),
+        credential,
+        tpm: config.cache.tpm.clone(),
+    }
 }

@@ -2,25 +2,23 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::cache::{self, Header, Outline};
 use crate::cachectl::Outcome;
 use crate::cachectl::owner::{self, Owner};
+use crate::cachectl::printed::{Slot, age, date, printable};
 use crate::cli;
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::protector::Credential;
-use crate::wire::Verified;
+use crate::wire::{Attempted, Trouble, Verified};
 
 /// How long psi-serve may take to say how it is.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// 10000-01-01, in seconds since 1970: no date beyond it is written out.
-const END_OF_DATES: u64 = 253_402_300_800;
 
 /// `psi-cachectl status`
 #[derive(Debug, clap::Args)]
@@ -40,14 +38,14 @@ pub struct Args {
 /// {"path": "/var/lib/psi/cache.enc", "enabled": true, "backend": "tpm",
 ///  "file": {"size": 1234, "version": 2, "written_at": 1795553000, "key_id": "0123456789abcdef",
 ///           "generation": 7, "entries": 12, "local": 0,
-///           "slots": [{"id": 1, "kind": "credential", "label": "", "created_at": 1795550000}]},
+///           "slots": [{"id": 1, "kind": "tpm2", "label": "", "created_at": 1795550000, "pcrs": [7]}]},
 ///  "verified": true, "trouble": null,
 ///  "psi_serve": {"running": true, "status": {…}, "trouble": null}}
 /// ```
 ///
 /// Times are in seconds since 1970. `backend` is null if none is set. `file` is null if there is
 /// none; of `file` only `size` and `version` are not null if its header can't be read, and
-/// `version` is null if it is no cache at all. `verified` is null without `--verify`. `status` is
+/// `version` is null if it is no cache at all. `pcrs` is null for slots of other kinds. `verified` is null without `--verify`. `status` is
 /// the answer of psi-serve to `GET /status`, null if it does not run or did not answer.
 #[derive(Debug, Serialize)]
 pub struct Status {
@@ -73,33 +71,10 @@ struct File {
 }
 
 #[derive(Debug, Serialize)]
-struct Slot {
-    id: u32,
-    kind: String,
-    label: String,
-    created_at: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct Trouble {
-    what: String,
-    next: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
 struct Serve {
     running: bool,
     status: Option<serde_json::Value>,
     trouble: Option<Trouble>,
-}
-
-impl Trouble {
-    fn of(error: &Error) -> Self {
-        Self {
-            what: error.to_string(),
-            next: error.next_step().map(str::to_owned),
-        }
-    }
 }
 
 /// Describes the cache. Without `--verify` nothing is opened and no device is asked.
@@ -130,7 +105,7 @@ pub async fn status(config: &Config, credential: Credential, args: &Args) -> Res
         backend: config.cache.backend.map(crate::config::Backend::as_str),
         file,
         verified,
-        trouble: failure.as_ref().map(Trouble::of),
+        trouble: failure.as_ref().map(Trouble::from),
         psi_serve: ask_psi_serve(config).await?,
     };
     let text = match args.json {
@@ -140,7 +115,10 @@ pub async fn status(config: &Config, credential: Credential, args: &Args) -> Res
     // An older version is no failure, unless it was to be opened.
     let failure = failure.filter(|_| args.verify || !status.is_of_version_1());
     let end = failure.map_or(Ok(0), Err);
-    Ok(Outcome { text, end })
+    Ok(Outcome {
+        text: text.into(),
+        end,
+    })
 }
 
 fn header_failure(outline: &Outline) -> Option<Error> {
@@ -195,7 +173,7 @@ async fn ask_psi_serve(config: &Config) -> Result<Serve> {
     let answer = tokio::time::timeout(PATIENCE, client.status()).await;
     match answer.unwrap_or_else(|_| Err(late())) {
         Ok(status) => serve.status = Some(status),
-        Err(error) => serve.trouble = Some(Trouble::of(&error)),
+        Err(error) => serve.trouble = Some(Trouble::from(&error)),
     }
     Ok(serve)
 }
@@ -218,7 +196,7 @@ impl File {
             entries: of_header(|h| h.entries),
             local: of_header(|h| h.local),
             key_id: header.as_ref().map(|h| h.key_id.clone()),
-            slots: header.as_ref().map(slots),
+            slots: header.as_ref().map(Slot::all),
         }
     }
 
@@ -229,16 +207,6 @@ impl File {
         self.entries = Some(verified.entries);
         self.local = Some(verified.local);
     }
-}
-
-fn slots(header: &Header) -> Vec<Slot> {
-    let slot = |slot: &cache::Keyslot| Slot {
-        id: slot.id,
-        kind: slot.kind.to_string(),
-        label: slot.label.clone(),
-        created_at: slot.created_at,
-    };
-    header.slots.iter().map(slot).collect()
 }
 
 impl Status {
@@ -258,7 +226,9 @@ impl Status {
         lines.add("psi-serve", self.psi_serve.in_words());
         if let Some(slots) = self.file.as_ref().and_then(|f| f.slots.as_ref()) {
             lines.0.push('\n');
-            lines.0.push_str(&slot_table(slots));
+            lines
+                .0
+                .push_str(&slot_table(slots, &self.psi_serve.attempts()));
         }
         lines.0
     }
@@ -299,6 +269,15 @@ impl Status {
 }
 
 impl Serve {
+    /// How it tried to open the cache.
+    fn attempts(&self) -> Vec<Attempted> {
+        let status = self.status.as_ref();
+        let attempts = status.map(|status| status["cache"]["attempts"].clone());
+        attempts
+            .and_then(|attempts| serde_json::from_value(attempts).ok())
+            .unwrap_or_default()
+    }
+
     fn in_words(&self) -> String {
         if let Some(trouble) = &self.trouble {
             return format!("holds the lock; {}", printable(&trouble.what));
@@ -331,72 +310,38 @@ impl Lines {
     }
 }
 
-fn slot_table(slots: &[Slot]) -> String {
+/// The slots; how each was tried, and below them what to do about those that did not open.
+fn slot_table(slots: &[Slot], attempts: &[Attempted]) -> String {
+    let of = |slot: &Slot| attempts.iter().find(|a| a.slot == slot.id);
     let row = |slot: &Slot| {
         vec![
             slot.id.to_string(),
-            slot.kind.clone(),
+            slot.kind.to_string(),
             date(slot.created_at),
             printable(&slot.label),
+            of(slot).map_or("not tried".to_owned(), in_words),
         ]
     };
-    let rows: Vec<Vec<String>> = slots.iter().map(row).collect();
-    cli::table(&["SLOT", "KIND", "CREATED", "LABEL"], &rows)
+    let mut rows: Vec<Vec<String>> = slots.iter().map(row).collect();
+    let mut headers = vec!["SLOT", "KIND", "CREATED", "LABEL", "LAST OPENING"];
+    if attempts.is_empty() {
+        headers.pop();
+        rows.iter_mut().for_each(|row| row.truncate(headers.len()));
+    }
+    let mut text = cli::table(&headers, &rows);
+    for attempt in attempts.iter().filter(|a| a.tried) {
+        let next = attempt.failure.as_ref().and_then(|f| f.next.as_ref());
+        if let Some(next) = next {
+            let _ = writeln!(text, "next, {}: {}", attempt.name(), printable(next));
+        }
+    }
+    text
 }
 
-/// Nothing vouches for a header or for psi-serve: neither may move root's cursor.
-fn printable(text: &str) -> String {
-    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    text.chars().take(300).map(plain).collect()
-}
-
-/// In UTC, e.g. `Tue, 24 Nov 2026 20:46:00 UTC`.
-fn date(at: u64) -> String {
-    if at >= END_OF_DATES {
-        return format!("{at} s after 1970");
-    }
-    let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(at));
-    text.replace("GMT", "UTC")
-}
-
-fn age(at: u64) -> String {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = since_1970.map_or(0, |d| d.as_secs());
-    let Some(seconds) = now.checked_sub(at) else {
-        return "in the future: one of the clocks is or was wrong".to_owned();
-    };
-    match seconds {
-        0..=119 => format!("{seconds} s ago"),
-        120..=7199 => format!("{} min ago", seconds / 60),
-        7200..=172_799 => format!("{} h ago", seconds / 3600),
-        _ => format!("{} days ago", seconds / 86_400),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_in_utc_and_never_beyond_the_calendar() {
-        assert_eq!(date(0), "Thu, 01 Jan 1970 00:00:00 UTC");
-        assert_eq!(date(1_795_553_000), "Tue, 24 Nov 2026 20:43:20 UTC");
-        assert_eq!(date(u64::MAX), format!("{} s after 1970", u64::MAX));
-    }
-
-    #[test]
-    fn an_age_is_rounded_down_and_the_future_is_named() {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .as_secs();
-        assert_eq!(age(now - 7200), "2 h ago");
-        assert_eq!(age(now - 3 * 86_400), "3 days ago");
-        assert!(age(now + 1000).starts_with("in the future"));
-    }
-
-    #[test]
-    fn what_nothing_vouches_for_can_not_move_the_cursor() {
-        assert_eq!(printable("a\x1b[2J\nb"), "a\u{fffd}[2J\u{fffd}b");
+fn in_words(attempt: &Attempted) -> String {
+    match &attempt.failure {
+        None => format!("opened the cache in {} ms", attempt.took_ms),
+        Some(_) if !attempt.tried => "not tried: it waits for its key".to_owned(),
+        Some(failure) => printable(&failure.what),
     }
 }

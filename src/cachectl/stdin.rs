@@ -18,23 +18,23 @@ const MAX_LINE: usize = 4096;
 
 /// What was given.
 pub struct Given {
-    /// All of it; of a typed line all but the newline.
+    /// All of it; of typed lines all but the last newline.
     pub value: SecretValue,
     /// Whether it was typed.
     pub typed: bool,
 }
 
-/// Reads all that comes through a pipe, or one line from a terminal, which is asked for with
-/// `prompt`. One byte more than `limit` is read at most.
+/// Reads all that comes through a pipe; from a terminal, which is asked with `prompt`, line by line
+/// until `is_whole` says so of all of them. One byte more than `limit` is read at most.
 ///
 /// # Errors
 /// [`Kind::Io`] if it can't be read, [`Kind::Refused`] if it was interrupted or is more than a
 /// terminal hands on.
-pub async fn read(prompt: &str, limit: usize) -> Result<Given> {
+pub async fn read(prompt: &str, limit: usize, is_whole: fn(&[u8]) -> bool) -> Result<Given> {
     let stdin = io::stdin().as_fd().try_clone_to_owned().map(File::from);
     let stdin = stdin.map_err(cannot_read)?;
     if isatty(&stdin) {
-        let value = read_line(stdin, prompt).await?;
+        let value = read_lines(stdin, prompt, is_whole).await?;
         return Ok(Given { value, typed: true });
     }
     let value = read_all(&stdin, limit).map_err(cannot_read)?;
@@ -49,14 +49,18 @@ fn read_all(stdin: &File, limit: usize) -> io::Result<SecretValue> {
     Ok(SecretValue::new(std::mem::take(&mut *bytes)))
 }
 
-async fn read_line(terminal: File, prompt: &str) -> Result<SecretValue> {
+async fn read_lines(
+    terminal: File,
+    prompt: &str,
+    is_whole: fn(&[u8]) -> bool,
+) -> Result<SecretValue> {
     // First: who interrupts it gets the terminal back as it was.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot_read)?;
     let _silence = Silence::over(&terminal).map_err(cannot_read)?;
     eprint!("{prompt}");
     let (done, line) = oneshot::channel();
     // A thread of its own: an interrupted read does not end before the line does.
-    std::thread::spawn(move || done.send(one_line(&terminal)));
+    std::thread::spawn(move || done.send(lines(&terminal, is_whole)));
     tokio::select! {
         line = line => line.unwrap_or_else(|_| Err(cannot_read(io::ErrorKind::Interrupted.into()))),
         _ = interrupt.recv() => {
@@ -66,25 +70,38 @@ async fn read_line(terminal: File, prompt: &str) -> Result<SecretValue> {
     }
 }
 
-fn one_line(mut terminal: &File) -> Result<SecretValue> {
+fn lines(mut terminal: &File, is_whole: fn(&[u8]) -> bool) -> Result<SecretValue> {
+    let mut text = Zeroizing::new(Vec::with_capacity(MAX_LINE));
     let mut line = Zeroizing::new(vec![0; MAX_LINE]);
-    // Until there is a whole line, or the end of input, read(2) waits.
-    let length = terminal.read(&mut line).map_err(cannot_read)?;
-    line.truncate(length);
-    let more = rustix::io::ioctl_fionread(terminal).map_err(|e| cannot_read(e.into()))?;
-    if length == MAX_LINE || more > 0 {
-        let what = "more was entered than one line of at most 4094 bytes";
-        return Err(Error::new(Kind::Refused, what)
-            .hint("give such a value through a pipe, or from a file with `<FILE`"));
+    loop {
+        // Until there is a whole line, or the end of input, read(2) waits.
+        let length = terminal.read(&mut line).map_err(cannot_read)?;
+        let room = text.capacity() - text.len();
+        if length == MAX_LINE || length > room {
+            return Err(too_much());
+        }
+        text.extend_from_slice(&line[..length]);
+        if length == 0 || is_whole(&text) {
+            break;
+        }
     }
-    if line.last() == Some(&b'\n') {
-        line.pop();
+    if rustix::io::ioctl_fionread(terminal).map_err(|e| cannot_read(e.into()))? > 0 {
+        return Err(too_much());
     }
-    Ok(SecretValue::new(std::mem::take(&mut *line)))
+    if text.last() == Some(&b'\n') {
+        text.pop();
+    }
+    Ok(SecretValue::new(std::mem::take(&mut *text)))
+}
+
+fn too_much() -> Error {
+    let what = "more was entered than one line of at most 4094 bytes";
+    Error::new(Kind::Refused, what)
+        .hint("give such a value through a pipe, or from a file with `<FILE`")
 }
 
 fn cannot_read(error: io::Error) -> Error {
-    Error::io("cannot read the value from standard input", error)
+    Error::io("cannot read standard input", error)
         .hint("give it through a pipe, or type it in a terminal")
 }
 

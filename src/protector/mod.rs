@@ -16,9 +16,9 @@ mod credential;
 mod recovery;
 mod tpm2;
 
-pub use credential::{CREDENTIAL_NAME, Credential, SEALED_FILE, SealOptions};
+pub use credential::{CREDENTIAL_NAME, Credential, NewCredential, SEALED_FILE, SealOptions};
 pub use recovery::{Recovery, RecoveryKey};
-pub use tpm2::{Tpm2, silence_tss2};
+pub use tpm2::{Binding, Tpm2, silence_tss2};
 
 /// The kinds of slots, in the order in which they are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -73,6 +73,12 @@ impl Key {
         Some(Self(key))
     }
 
+    /// The same key once more, in a place of its own.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(self.0.clone())
+    }
+
     /// The bytes in clear, for the cipher.
     pub fn expose(&self) -> &[u8; 32] {
         &self.0
@@ -106,42 +112,114 @@ pub trait Protector: Send {
     fn unseal(&self, fields: &SlotFields) -> Result<Key>;
 }
 
-/// The protectors that may open a cache whose backend is `backend`.
-///
-/// # Errors
-/// [`Kind::Config`] for a backend that this version can't use.
-pub fn to_open(
-    backend: Backend,
-    credential: Credential,
-    tpm: &TpmConfig,
-) -> Result<Vec<Box<dyn Protector>>> {
-    match backend {
-        Backend::Tpm => Ok(vec![
-            Box::new(credential),
-            Box::new(Tpm2::from(tpm)),
-            Box::new(Recovery::not_entered()),
-        ]),
-        Backend::Hsm => Err(no_hsm()),
+/// What a process has to open and to seal slots with.
+#[derive(Clone, Debug)]
+pub struct Devices {
+    /// What the configuration chose.
+    pub backend: Backend,
+    /// The key that systemd delivers.
+    pub credential: Credential,
+    /// The TPM.
+    pub tpm: TpmConfig,
+}
+
+impl Devices {
+    /// What may open a cache, with the recovery key if somebody has entered it.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] for a backend that this version can't use.
+    pub fn to_open(&self, recovery: Recovery) -> Result<Vec<Box<dyn Protector>>> {
+        match self.backend {
+            Backend::Tpm => Ok(vec![
+                Box::new(self.credential.clone()),
+                Box::new(Tpm2::from(&self.tpm)),
+                Box::new(recovery),
+            ]),
+            Backend::Hsm => Err(no_hsm()),
+        }
+    }
+
+    /// What seals a new cache that nobody has chosen a slot for: the credential if systemd
+    /// delivered it, else the TPM.
+    ///
+    /// # Errors
+    /// As [`Devices::to_open`].
+    pub fn to_create(&self) -> Result<Box<dyn Protector>> {
+        match self.backend {
+            Backend::Tpm if self.credential.is_delivered() => Ok(Box::new(self.credential.clone())),
+            Backend::Tpm => Ok(Box::new(WithoutCredential(Tpm2::from(&self.tpm)))),
+            Backend::Hsm => Err(no_hsm()),
+        }
+    }
+
+    /// What seals a slot that somebody asked for: the credential, or the TPM as
+    /// [`Devices::tpm2`].
+    ///
+    /// # Errors
+    /// [`Kind::Config`] for a kind that this version can't make, [`Kind::Usage`] for a recovery
+    /// slot: its key is not a device's.
+    pub fn of_kind(
+        &self,
+        kind: SlotKind,
+        pcrs: Option<&[u8]>,
+        force: bool,
+    ) -> Result<Box<dyn Protector>> {
+        match kind {
+            SlotKind::Credential => Ok(Box::new(self.credential.clone())),
+            SlotKind::Tpm2 => Ok(Box::new(self.tpm2(pcrs, force))),
+            SlotKind::Pkcs11 => Err(no_hsm()),
+            SlotKind::Recovery => {
+                let what =
+                    "a recovery key opens a cache only beside something that opens it unasked";
+                Err(Error::new(Kind::Usage, what)
+                    .hint("`psi-cachectl init --backend tpm --recovery` makes both"))
+            }
+        }
+    }
+
+    /// The TPM, bound to `pcrs` or to those of the configuration; `force` seals even if nothing
+    /// has been measured into them.
+    pub fn tpm2(&self, pcrs: Option<&[u8]>, force: bool) -> Tpm2 {
+        Tpm2 {
+            tcti: self.tpm.tcti.clone(),
+            pcrs: pcrs.unwrap_or(&self.tpm.pcrs).to_vec(),
+            allow_zero_pcrs: force,
+        }
     }
 }
 
-/// The protectors that a new cache whose backend is `backend` gets a slot for.
-///
-/// # Errors
-/// As [`to_open`].
-pub fn to_create(backend: Backend, credential: Credential) -> Result<Vec<Box<dyn Protector>>> {
-    match backend {
-        Backend::Tpm => Ok(vec![Box::new(credential)]),
-        Backend::Hsm => Err(no_hsm()),
+/// The TPM where there is no credential: that both are missing has to be said.
+struct WithoutCredential(Tpm2);
+
+impl Protector for WithoutCredential {
+    fn kind(&self) -> SlotKind {
+        self.0.kind()
+    }
+
+    fn seal(&self) -> Result<(Key, SlotFields)> {
+        self.0.seal().map_err(|e| match e.kind() {
+            Kind::Unreachable => {
+                let what = format!("there is no credential {CREDENTIAL_NAME} and no TPM");
+                Error::new(e.kind(), what).because(e).hint(
+                    "`psi-cachectl init --backend credential` seals a key to the host; for a TPM see \
+                     `cache.tpm.tcti` in config.yaml and `ls -l /dev/tpm*`",
+                )
+            }
+            _ => e,
+        })
+    }
+
+    fn unseal(&self, fields: &SlotFields) -> Result<Key> {
+        self.0.unseal(fields)
     }
 }
 
 fn no_hsm() -> Error {
     Error::new(
         Kind::Config,
-        "cache.backend `hsm` can't be used in this version",
+        "the backend `hsm` can't be used in this version",
     )
-    .hint("set `cache.backend: tpm`, which uses the credential that systemd-creds seals")
+    .hint("set `cache.backend: tpm`, which uses the TPM or a credential that systemd-creds seals")
 }
 
 #[cfg(test)]

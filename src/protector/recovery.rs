@@ -20,6 +20,7 @@
 //! dashes, blanks, both or nothing.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{self, SHA256};
 use zeroize::Zeroizing;
@@ -194,10 +195,10 @@ fn wrong(index: usize, why: &str) -> Error {
 const AGAIN: &str = "type it again as it was printed; nothing was changed";
 
 /// Opens the cache with a key that somebody has typed in, or makes a slot for a new one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Recovery {
     /// The key; none while nobody has entered it.
-    pub key: Option<RecoveryKey>,
+    pub key: Option<Arc<RecoveryKey>>,
 }
 
 impl Recovery {
@@ -207,8 +208,10 @@ impl Recovery {
     }
 
     /// With the key that somebody has typed in.
-    pub fn entered(key: RecoveryKey) -> Self {
-        Self { key: Some(key) }
+    pub fn entered(key: impl Into<Arc<RecoveryKey>>) -> Self {
+        Self {
+            key: Some(key.into()),
+        }
     }
 
     /// With a new key, for a new slot. The caller prints it: it can't be had again.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::mapping::ProviderName;
 use crate::serve::Server;
 use crate::serve::sealed::State;
-use crate::wire::Verified;
+use crate::wire::{Attempted, Verified};
 
 /// `GET /status`
 #[derive(Debug, Serialize)]
@@ -29,6 +29,8 @@ struct CacheStatus {
     state: &'static str,
     #[serde(flatten)]
     header: Option<Verified>,
+    /// How each slot was tried when the cache was last opened, or was not.
+    attempts: Vec<Attempted>,
 }
 
 #[derive(Debug, Serialize)]
@@ -75,6 +77,7 @@ impl Status {
             cache: CacheStatus {
                 state: state.name(),
                 header: state.header().as_ref().map(Verified::from),
+                attempts: server.sealed.attempts(),
             },
             providers,
             lookups: LookupStatus::of(server),

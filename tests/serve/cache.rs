@@ -292,14 +292,17 @@ fn verify_reads_the_file_that_is_on_disk() {
 fn init_makes_an_empty_cache_and_puts_an_old_one_aside_only_by_force() {
     let host = Host::new();
     let serve = host.start();
-    assert_eq!(serve.post("/cache/init", b"{}").json()["entries"], 0);
+    assert_eq!(
+        serve.post("/cache/init", b"{}").json()["cache"]["entries"],
+        0
+    );
     let id = serve.store(1, "A");
     assert_eq!(serve.hand_over(&[("app", &[("A", b"v")])]).status, 200);
     let old = fs::read(host.cache_file()).unwrap();
     serve.post("/cache/init", b"{}").fails(409, "refused");
     assert_eq!(serve.lookup(&id).ok(), b"v");
     assert_eq!(
-        serve.post("/cache/init", br#"{"force": true}"#).json()["entries"],
+        serve.post("/cache/init", br#"{"force": true}"#).json()["cache"]["entries"],
         0
     );
     serve.lookup(&id).asked_the_dead_provider();

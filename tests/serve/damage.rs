@@ -3,9 +3,8 @@
 use std::fs;
 
 use psi::cache::{Cache, Opening};
-use psi::config::Backend;
 use psi::error::Kind;
-use psi::protector::{self, Credential};
+use psi::protector::{Credential, Protector};
 use serde_json::json;
 
 use crate::fixture::{Host, KEY, fingerprint};
@@ -138,13 +137,13 @@ fn every_cut_and_every_flipped_bit_of_a_real_file_is_noticed_and_the_file_is_kep
     let good = fs::read(host.cache_file()).unwrap();
     let open = || {
         let credential = Credential::delivered(Some(host.path("credentials")));
-        let protectors = protector::to_create(Backend::Tpm, credential).unwrap();
+        let protectors: [Box<dyn Protector>; 1] = [Box::new(credential)];
         Cache::open(&host.cache_file(), &protectors)
     };
     let is_noticed = |bytes: &[u8]| {
         fs::write(host.cache_file(), bytes).unwrap();
         let noticed = match open() {
-            Ok(Opening::NoSlot(attempts)) => attempts.iter().all(|a| a.failure.is_some()),
+            Ok(Opening::NoSlot(unopened)) => unopened.attempts.iter().all(|a| a.failure.is_some()),
             Ok(_) => false,
             Err(error) => error.kind() == Kind::Damaged,
         };

@@ -9,6 +9,7 @@
 //! locked out still opens the slot: the object has no password to guess.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::config::TpmConfig;
 use crate::error::{Error, Kind, Result};
@@ -48,6 +49,36 @@ impl From<&TpmConfig> for Tpm2 {
             tcti: config.tcti.clone(),
             pcrs: config.pcrs.clone(),
             allow_zero_pcrs: false,
+        }
+    }
+}
+
+/// What a slot of the TPM is bound to, as its header says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// The PCRs.
+    pub pcrs: Vec<u8>,
+    /// Whether nothing had been measured into any of them.
+    pub is_unmeasured: bool,
+}
+
+impl Binding {
+    /// That of a slot; nothing if it is not readable.
+    pub fn of(fields: &SlotFields) -> Option<Self> {
+        let pcrs = slot::bound_to(fields)?;
+        Some(Self {
+            is_unmeasured: are_unmeasured(&pcrs),
+            pcrs: pcrs.into_keys().collect(),
+        })
+    }
+}
+
+/// `PCR 7 (secure-boot-policy)`
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pcrs.is_empty() {
+            true => f.write_str("no PCR"),
+            false => f.write_str(&list(self.pcrs.iter())),
         }
     }
 }
@@ -93,9 +124,13 @@ impl Protector for Tpm2 {
 
 /// PCRs that all are as after a reset (zeros, or ones for 17 to 22) say nothing about the boot:
 /// the firmware has measured nothing, or the TPM is not the one it measures into.
-fn refuse_unmeasured(pcrs: &Pcrs) -> Result<()> {
+fn are_unmeasured(pcrs: &Pcrs) -> bool {
     let unmeasured = |value: &[u8; 32]| *value == [0; 32] || *value == [0xff; 32];
-    if pcrs.is_empty() || !pcrs.values().all(unmeasured) {
+    !pcrs.is_empty() && pcrs.values().all(unmeasured)
+}
+
+fn refuse_unmeasured(pcrs: &Pcrs) -> Result<()> {
+    if !are_unmeasured(pcrs) {
         return Ok(());
     }
     let what = format!(

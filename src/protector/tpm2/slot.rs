@@ -79,6 +79,11 @@ impl SealedKey {
     }
 }
 
+/// The PCRs that a slot is bound to, as it says itself; nothing if it is not readable.
+pub fn bound_to(fields: &SlotFields) -> Option<Pcrs> {
+    Some(SealedKey::from_fields(fields).ok()?.pcrs)
+}
+
 fn decode(name: &str, text: &str) -> Result<Vec<u8>> {
     BASE64
         .decode(text)

@@ -10,6 +10,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::serve::http::refusal::Refusal;
+use crate::wire::to_secret_json;
 
 /// How long a request's body may take.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
@@ -91,6 +92,12 @@ pub fn text(text: &str) -> Answer {
 pub fn json<T: Serialize>(body: &T) -> Answer {
     let body = serde_json::to_vec(body).unwrap_or_default();
     bytes("application/json", body.into())
+}
+
+/// An answer of JSON with a key in it, in memory that is wiped.
+pub fn secret_json<T: Serialize>(body: &T) -> Answer {
+    let body = to_secret_json(body).unwrap_or_default();
+    bytes("application/json", Bytes::from_owner(body))
 }
 
 /// An answer of bytes as they are.

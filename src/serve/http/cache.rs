@@ -9,15 +9,14 @@ use zeroize::Zeroizing;
 
 use crate::error::{Kind, Result};
 use crate::mapping::ProviderName;
+use crate::protector::SlotKind;
 use crate::secret::SecretName;
 use crate::serve::Server;
-use crate::serve::http::body::{Answer, json, parse, read_body};
+use crate::serve::http::body::{Answer, json, parse, read_body, secret_json};
 use crate::serve::http::refusal::Refusal;
 use crate::serve::http::to_the_end;
 use crate::serve::lookup::OPENING_PATIENCE;
-use crate::wire::{
-    Check, Init, Initialised, Invalidate, Invalidated, MAX_HAND_OVER, Prune, Verified,
-};
+use crate::wire::{Check, Init, Invalidate, Invalidated, MAX_HAND_OVER, Prune, Slots, Verified};
 
 /// Largest body of the small JSON requests, in bytes: a check of some ten thousand mappings.
 const MAX_QUESTION: usize = 16 << 20;
@@ -38,7 +37,13 @@ pub async fn cache(
         }
         "init" => {
             let asked: Init = parse(&read_body(body, MAX_QUESTION).await?)?;
-            init(server, asked.force).await
+            init(server, asked).await
+        }
+        "slots" => {
+            let asked: Slots = parse(&read_body(body, MAX_QUESTION).await?)?;
+            let task = Arc::clone(server);
+            let changed = to_the_end(async move { task.sealed.change_slots(asked).await });
+            Ok(secret_json(&changed.await?))
         }
         provider => match ProviderName::parse(provider) {
             Some(ProviderName::Local) => Err(Refusal::said(
@@ -61,17 +66,17 @@ pub async fn cache(
     }
 }
 
-async fn init(server: &Arc<Server>, force: bool) -> Result<Answer, Refusal> {
+async fn init(server: &Arc<Server>, asked: Init) -> Result<Answer, Refusal> {
     let task = Arc::clone(server);
-    let made = to_the_end(async move { task.sealed.init(force).await }).await;
-    let (header, replaced) = made.map_err(|e| match e.kind() {
-        Kind::Unreachable => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "no_key", &e),
+    let wants_credential = asked.kind == Some(SlotKind::Credential);
+    let made = to_the_end(async move { task.sealed.init(asked).await }).await;
+    let made = made.map_err(|e| match e.kind() {
+        Kind::Unreachable if wants_credential => {
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "no_key", &e)
+        }
         _ => e.into(),
     })?;
-    Ok(json(&Initialised {
-        header: Verified::from(&header),
-        replaced: replaced.map(|path| path.display().to_string()),
-    }))
+    Ok(secret_json(&made))
 }
 
 async fn hand_over(

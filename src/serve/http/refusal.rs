@@ -68,6 +68,7 @@ impl From<Error> for Refusal {
             Kind::Damaged => (StatusCode::INTERNAL_SERVER_ERROR, "damaged"),
             Kind::Unreachable => (StatusCode::INTERNAL_SERVER_ERROR, "cache_closed"),
             Kind::Config => (StatusCode::INTERNAL_SERVER_ERROR, "configuration"),
+            Kind::Denied => (StatusCode::INTERNAL_SERVER_ERROR, "denied"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
         };
         Self::new(status, code, &error)

@@ -3,91 +3,67 @@
 //! Whatever touches the disk or a device runs on a thread of its own, one at a time.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use crate::cache::{Attempt, Cache, Header, Opening, no_place_for_local, no_slot_opens};
-use crate::config::{Backend, CacheConfig, TpmConfig};
+use crate::cache::{self, Attempt, Cache, Header, Opening, Unopened, no_place_for_local};
+use crate::config::{CacheConfig, OnUnsealFailure};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
-use crate::protector::{self, Credential, Protector};
-use crate::wire::{HandOver, HandedOver, PutLocal, RemovedLocal};
+use crate::protector::{Credential, Devices, Recovery};
+use crate::wire::{Attempted, HandOver, HandedOver, PutLocal, RemovedLocal};
 
-/// What can be asked of the sealed cache now.
-#[derive(Clone)]
-pub enum State {
-    /// Its slots are being tried; callers wait.
-    Opening,
-    /// Lookups are answered from it.
-    Open(Arc<Cache>),
-    /// A backend is set and there is no file: the first hand-over creates it.
-    Absent,
-    /// No backend is set, or the cache is disabled: nothing is remembered.
-    Off,
-    /// The file is there and can't be used; it is left as it is.
-    Closed(Arc<Error>),
-}
+mod slots;
+mod state;
 
-impl State {
-    /// The state's name, as `/status` has it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            State::Opening => "opening",
-            State::Open(_) => "open",
-            State::Absent => "absent",
-            State::Off => "off",
-            State::Closed(_) => "closed",
-        }
-    }
+pub use state::State;
 
-    /// What the open cache's file says of itself.
-    pub fn header(&self) -> Option<Header> {
-        match self {
-            State::Open(cache) => Some(cache.current().header.clone()),
-            _ => None,
-        }
-    }
-
-    /// Why lookups can't be answered from it, if it is there to answer them.
-    pub fn trouble(&self) -> Option<String> {
-        match self {
-            State::Open(_) | State::Off => None,
-            other => Some(not_open(other).to_string()),
-        }
-    }
-}
+use state::Closed;
 
 /// Owns the cache's file, for the holder of the state directory's lock.
 pub struct Sealed {
     path: PathBuf,
-    backend: Option<Backend>,
-    credential: Credential,
-    tpm: TpmConfig,
+    /// None: nothing is to be remembered.
+    devices: Option<Devices>,
+    on_unseal_failure: OnUnsealFailure,
     state: watch::Sender<State>,
+    /// How the last opening went.
+    attempts: StdMutex<Vec<Attempted>>,
     changing: Mutex<()>,
 }
 
 impl Sealed {
     /// Before the first [`Sealed::open`], everyone who asks waits.
     pub fn new(settings: &CacheConfig, credential: Credential) -> Self {
+        let backend = settings.backend.filter(|_| settings.enabled);
         Self {
             path: settings.path.clone(),
-            backend: settings.backend.filter(|_| settings.enabled),
-            credential,
-            tpm: settings.tpm.clone(),
+            devices: backend.map(|backend| Devices {
+                backend,
+                credential,
+                tpm: settings.tpm.clone(),
+            }),
+            on_unseal_failure: settings.on_unseal_failure,
             state: watch::Sender::new(State::Opening),
+            attempts: StdMutex::default(),
             changing: Mutex::new(()),
         }
     }
 
     /// Whether nothing is to be remembered.
     pub fn is_off(&self) -> bool {
-        self.backend.is_none()
+        self.devices.is_none()
+    }
+
+    /// How each slot was tried when the cache was last opened, or was not.
+    pub fn attempts(&self) -> Vec<Attempted> {
+        let attempts = self.attempts.lock();
+        attempts.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The state now.
@@ -119,41 +95,86 @@ impl Sealed {
         if matches!(self.state(), State::Open(_)) {
             return;
         }
-        if self.is_off() {
-            self.state.send_replace(State::Off);
-            return;
-        }
-        let (path, protectors) = (self.path.clone(), self.to_open());
-        let opening = blocking(move || Cache::open(&path, &protectors()?)).await;
-        self.state.send_replace(self.outcome(opening));
+        let state = match self.devices() {
+            Ok(_) => self.outcome(self.try_to_open(Recovery::not_entered()).await),
+            Err(_) => State::Off,
+        };
+        self.state.send_replace(state);
+    }
+
+    fn devices(&self) -> Result<Devices> {
+        let devices = self.devices.clone();
+        devices.ok_or_else(|| State::Off.not_open())
+    }
+
+    async fn try_to_open(&self, recovery: Recovery) -> Result<Opening> {
+        let (path, devices) = (self.path.clone(), self.devices()?);
+        blocking(move || Cache::open(&path, &devices.to_open(recovery)?)).await
     }
 
     fn outcome(&self, opening: Result<Opening>) -> State {
         match opening {
-            Ok(Opening::Absent) => State::Absent,
+            Ok(Opening::Absent) => {
+                self.note(&[]);
+                State::Absent
+            }
             Ok(Opening::Opened(cache, attempts)) => {
-                attempts.iter().for_each(log_attempt);
+                self.note(&attempts);
                 State::Open(cache)
             }
-            Ok(Opening::NoSlot(attempts)) => {
-                attempts.iter().for_each(log_attempt);
-                self.closed(no_slot_opens(&attempts))
+            Ok(Opening::NoSlot(unopened)) => {
+                self.note(&unopened.attempts);
+                self.unopened(&unopened)
             }
-            Err(error) => self.closed(error),
+            Err(error) => {
+                self.note(&[]);
+                self.closed(&error.to_string(), error.again(), false)
+            }
         }
     }
 
-    fn closed(&self, error: Error) -> State {
+    fn note(&self, attempts: &[Attempt]) {
+        attempts.iter().for_each(log_attempt);
+        let noted = attempts.iter().map(Attempted::from).collect();
+        *self.attempts.lock().unwrap_or_else(PoisonError::into_inner) = noted;
+    }
+
+    /// The attempts themselves are in the log already.
+    fn unopened(&self, unopened: &Unopened) -> State {
+        let error = unopened.error();
+        let (is_replaceable, prospect) = match self.on_unseal_failure {
+            OnUnsealFailure::Keep => (false, String::new()),
+            OnUnsealFailure::Recreate => match unopened.may_be_recreated() {
+                Ok(()) => (
+                    true,
+                    "; the first hand-over puts it aside and starts a new one".to_owned(),
+                ),
+                Err(why) => (
+                    false,
+                    format!("; it is kept, though `on_unseal_failure` is `recreate`: {why}"),
+                ),
+            },
+        };
+        let hint = error.next_step().unwrap_or_default().to_owned();
+        let told = Error::new(error.kind(), format!("{error}{prospect}")).hint(hint);
+        self.closed(&format!("no slot opens it{prospect}"), told, is_replaceable)
+    }
+
+    fn closed(&self, why: &str, error: Error, is_replaceable: bool) -> State {
         warn!(
-            "{} stays closed, every lookup is live: {error}; next: {}",
+            "{} stays closed, every lookup is live: {why}; next: {}",
             self.path.display(),
             error.next_step().unwrap_or("see `psi-cachectl status`"),
         );
-        State::Closed(Arc::new(error))
+        State::Closed(Arc::new(Closed {
+            error,
+            is_replaceable,
+        }))
     }
 
     /// Takes over what `provider` has, from the JSON text of a [`HandOver`]. A closed cache is
-    /// tried again first, an absent one is created.
+    /// tried again first, an absent one is created, and one that no slot opens is replaced if the
+    /// configuration says so.
     ///
     /// # Errors
     /// [`Kind::Usage`] if it is no hand-over, what [`Cache::commit`] says, and why the cache is
@@ -164,7 +185,8 @@ impl Sealed {
         json: Zeroizing<Vec<u8>>,
     ) -> Result<HandedOver> {
         let hand_over = blocking(move || parse_hand_over(provider, &json)).await?;
-        self.change(move |cache| cache.commit(provider, &hand_over))
+        let may_replace = hand_over.has_values();
+        self.change(may_replace, move |cache| cache.commit(provider, &hand_over))
             .await
     }
 
@@ -174,8 +196,10 @@ impl Sealed {
     /// # Errors
     /// What [`Cache::put`] says, and why the cache is closed. Nothing is changed then.
     pub async fn put_local(&self, mapping: Mapping, value: Zeroizing<Vec<u8>>) -> Result<PutLocal> {
-        self.change(move |cache| cache.put(cache.keyer().entry_key(&mapping), &value))
-            .await
+        self.change(false, move |cache| {
+            cache.put(cache.keyer().entry_key(&mapping), &value)
+        })
+        .await
     }
 
     /// Removes the local value that `mapping` names. A closed cache is tried again first; one that
@@ -193,80 +217,40 @@ impl Sealed {
         blocking(move || cache.remove_local(&cache.keyer().entry_key(&mapping))).await
     }
 
-    /// Makes a change. A closed cache is tried again first, an absent one is created; its first
-    /// save is part of the change.
+    /// Makes a change. A closed cache is tried again first, an absent one is created, and one that
+    /// is to be replaced is if this change `may_replace` it; a new cache's first save is part of
+    /// the change.
     async fn change<T: Send + 'static>(
         &self,
+        may_replace: bool,
         change: impl FnOnce(&Cache) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let _changing = self.changing.lock().await;
         self.open_now().await;
-        let cache = match self.state() {
-            State::Open(cache) => Some(cache),
-            State::Absent => None,
-            other => return Err(not_open(&other)),
-        };
-        let create = self.creation();
+        let (state, path, devices) = (self.state(), self.path.clone(), self.devices()?);
         let (cache, changed) = blocking(move || {
-            let cache = cache.map_or_else(create, Ok)?;
-            let changed = change(&cache)?;
-            Ok((cache, changed))
+            let is_replaced = match &state {
+                State::Open(cache) => return Ok((Arc::clone(cache), change(cache)?)),
+                State::Absent => false,
+                State::Closed(closed) if closed.is_replaceable && may_replace => true,
+                other => return Err(other.not_open()),
+            };
+            let start = || {
+                let cache = Cache::unsaved(&path, &[devices.to_create()?])?;
+                let changed = change(&cache)?;
+                Ok((Arc::new(cache), changed))
+            };
+            if !is_replaced {
+                return start();
+            }
+            let (started, aside) = cache::keeping_old(&path, "unopened", start)?;
+            let aside = aside.display();
+            warn!("no slot opened the old cache, which is now {aside}; a new one is in its place");
+            Ok(started)
         })
         .await?;
         self.state.send_replace(State::Open(cache));
         Ok(changed)
-    }
-
-    /// Starts an empty cache. An existing file is put aside, as `cache.enc.replaced-<time>`, and
-    /// only if `force` is given; its new path is returned with the new header.
-    ///
-    /// # Errors
-    /// [`Kind::Refused`] if a cache is open or a file is there and no `force`, or the cache is
-    /// off; [`Kind::Unreachable`] if there is no key to seal it with; what [`Cache::create`] says.
-    pub async fn init(&self, force: bool) -> Result<(Header, Option<PathBuf>)> {
-        let _changing = self.changing.lock().await;
-        match self.state() {
-            State::Off => return Err(not_open(&State::Off)),
-            State::Open(_) if !force => return Err(already_open(&self.path)),
-            _ => {}
-        }
-        let (path, protectors) = (self.path.clone(), self.to_create());
-        let (cache, aside) = blocking(move || {
-            let (cache, aside) = Cache::init(&path, &protectors()?, force)?;
-            info!("{} was created", path.display());
-            if let Some(aside) = &aside {
-                info!("the old cache is now {}", aside.display());
-            }
-            Ok((Arc::new(cache), aside))
-        })
-        .await?;
-        let header = cache.current().header.clone();
-        self.state.send_replace(State::Open(cache));
-        Ok((header, aside))
-    }
-
-    /// Makes an empty cache that its first commit saves.
-    fn creation(&self) -> impl FnOnce() -> Result<Arc<Cache>> + Send + 'static {
-        let (path, protectors) = (self.path.clone(), self.to_create());
-        move || Cache::unsaved(&path, &protectors()?).map(Arc::new)
-    }
-
-    /// What may open the cache; a device may take its time.
-    fn to_open(&self) -> impl FnOnce() -> Result<Vec<Box<dyn Protector>>> + Send + 'static {
-        let (backend, credential, tpm) = (self.backend, self.credential.clone(), self.tpm.clone());
-        move || {
-            let backend = backend.ok_or_else(|| not_open(&State::Off))?;
-            protector::to_open(backend, credential, &tpm)
-        }
-    }
-
-    /// What seals a new cache.
-    fn to_create(&self) -> impl FnOnce() -> Result<Vec<Box<dyn Protector>>> + Send + 'static {
-        let (backend, credential) = (self.backend, self.credential.clone());
-        move || {
-            let backend = backend.ok_or_else(|| not_open(&State::Off))?;
-            protector::to_create(backend, credential)
-        }
     }
 
     /// Reads the file on disk again and authenticates it.
@@ -326,14 +310,16 @@ impl Sealed {
         match self.state() {
             State::Open(_) | State::Absent => Ok(()),
             State::Off => Err(no_place_for_local()),
-            other => Err(not_open(&other).during("local values are in the cache only")),
+            other => Err(other
+                .not_open()
+                .during("local values are in the cache only")),
         }
     }
 
     fn open_cache(&self) -> Result<Arc<Cache>> {
         match self.state() {
             State::Open(cache) => Ok(cache),
-            other => Err(not_open(&other)),
+            other => Err(other.not_open()),
         }
     }
 }
@@ -365,35 +351,13 @@ fn parse_hand_over(provider: ProviderName, json: &[u8]) -> Result<HandOver> {
 }
 
 fn log_attempt(attempt: &Attempt) {
-    let (slot, kind, took) = (attempt.slot, attempt.kind, attempt.took.as_millis());
+    let (name, took) = (attempt.name(), attempt.took.as_millis());
     match &attempt.failure {
-        None => info!("slot {slot} ({kind}) opened the cache in {took} ms"),
-        Some(error) => warn!("slot {slot} ({kind}) did not open in {took} ms: {error}"),
-    }
-}
-
-fn already_open(path: &Path) -> Error {
-    let what = format!("{} is open and in use", path.display());
-    Error::new(Kind::Refused, what)
-        .hint("`psi-cachectl status` describes it; `--force` puts it aside and starts anew")
-}
-
-fn not_open(state: &State) -> Error {
-    match state {
-        State::Off => Error::new(
-            Kind::Refused,
-            "no cache is kept: `cache.backend` is not set",
-        )
-        .hint("set `cache.backend: tpm` in config.yaml, or leave it: lookups are live"),
-        State::Closed(error) => {
-            let copy = Error::new(error.kind(), error.to_string());
-            copy.hint(error.next_step().unwrap_or("see `psi-cachectl status`"))
-        }
-        State::Absent => Error::new(Kind::NotFound, "there is no cache file yet")
-            .hint("`systemctl start psi-infisical-setup.service` fills one"),
-        State::Opening | State::Open(_) => {
-            Error::new(Kind::Unreachable, "the cache is still being opened")
-                .hint("try again; `journalctl -u psi-secrets` shows what it waits for")
-        }
+        None => info!("{name} opened the cache in {took} ms"),
+        Some(_) if !attempt.was_made() => info!("{name} was not tried: it waits for its key"),
+        Some(error) => warn!(
+            "{name} did not open in {took} ms: {error}; next: {}",
+            error.next_step().unwrap_or("see `psi-cachectl slots test`"),
+        ),
     }
 }

@@ -14,6 +14,13 @@ use crate::error::{Error, Kind, Result};
 use crate::mapping::Mapping;
 use crate::secret::SecretValue;
 
+mod slots;
+
+pub use slots::{
+    AddSlot, Attempted, Init, Initialised, NewRecoveryKey, RecoveryText, ResealSlots, SlotChange,
+    SlotKey, Slots, SlotsChanged, Trouble,
+};
+
 /// Largest hand-over, in bytes of JSON.
 pub const MAX_HAND_OVER: usize = 64 << 20;
 
@@ -57,6 +64,11 @@ fn value_from_base64<'de, D: Deserializer<'de>>(
 }
 
 impl HandOver {
+    /// Whether there is anything to keep in it.
+    pub fn has_values(&self) -> bool {
+        self.workloads.values().any(|w| !w.entries.is_empty())
+    }
+
     /// The JSON text, in memory that is wiped when dropped and never reallocated on the way.
     ///
     /// # Errors
@@ -102,6 +114,20 @@ impl HandOver {
         };
         32 + self.workloads.iter().map(workload).sum::<usize>()
     }
+}
+
+/// Longest JSON text that [`to_secret_json`] writes in one place, in bytes: a few keys.
+const SECRET_JSON: usize = 16 << 10;
+
+/// The JSON text of a body that may have a key in it, in memory that is wiped when dropped.
+///
+/// # Errors
+/// [`Kind::Internal`] if it can't be written.
+pub fn to_secret_json<T: Serialize>(body: &T) -> Result<Zeroizing<Vec<u8>>> {
+    let mut json = Zeroizing::new(Vec::with_capacity(SECRET_JSON));
+    serde_json::to_writer(&mut *json, body)
+        .map_err(|e| Error::new(Kind::Internal, "cannot write JSON").because(e))?;
+    Ok(json)
 }
 
 fn json_string(text: &str) -> String {
@@ -224,15 +250,6 @@ pub struct RemovedLocal {
     pub removed: bool,
 }
 
-/// `POST /cache/init`: start an empty cache.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Init {
-    /// Put an existing cache aside first.
-    #[serde(default)]
-    pub force: bool,
-}
-
 /// What a cache file says of itself, after it was read and authenticated; without its slots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
@@ -255,16 +272,6 @@ impl From<&Header> for Verified {
             local: header.local,
         }
     }
-}
-
-/// The answer to [`Init`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Initialised {
-    /// The new file.
-    #[serde(flatten)]
-    pub header: Verified,
-    /// Where the old file is now, if there was one.
-    pub replaced: Option<String>,
 }
 
 /// Every error answer of the socket.

@@ -1,0 +1,189 @@
+//! What opens a cache, changed: a slot added, removed, or sealed anew.
+//!
+//! Each change is one save, encrypted from memory: a crash or a full disk leaves the old slots.
+
+use std::sync::Arc;
+
+use crate::cache::envelope::{Header, Keyslot, NewSlot};
+use crate::cache::opening::{Attempt, slot_key};
+use crate::cache::{Cache, Saved, now, random_key_id};
+use crate::error::{Error, Kind, Result};
+use crate::protector::{Key, Protector, SlotFields, SlotKind};
+
+/// Longest label, in bytes.
+const MAX_LABEL: usize = 64;
+
+/// A slot with what is to seal it anew.
+pub type Anew = (u32, Box<dyn Protector>);
+
+impl Cache {
+    /// Adds a slot that `protector` seals. The contents and the other slots stay; the new slot's
+    /// number is returned.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a label that is none; what the protector says; [`Kind::Io`] if it can't
+    /// be written. The slots are then the old ones.
+    pub fn add_slot(&self, protector: &dyn Protector, label: &str) -> Result<u32> {
+        check_label(label)?;
+        let _writing = self.start_writing();
+        let before = self.current();
+        let mut header = before.header.clone();
+        let id = header.slots.iter().map(|slot| slot.id).max().unwrap_or(0);
+        let id = id
+            .checked_add(1)
+            .ok_or_else(|| Error::new(Kind::Refused, "there is no number for another slot"))?;
+        let slot = seal(&header.key_id, id, label, protector, &before.data_key)?;
+        header.slots.push(slot);
+        self.replace(with_header(&before, header))?;
+        Ok(id)
+    }
+
+    /// Gives slots new keys, those that can be sealed now: how it went is returned for each. The
+    /// contents and all other slots stay. If none can be sealed, nothing is written.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such slot, [`Kind::Io`] if it can't be written. The slots
+    /// are then the old ones.
+    pub fn reseal_slots(&self, anew: &[Anew]) -> Result<Vec<Attempt>> {
+        let _writing = self.start_writing();
+        let before = self.current();
+        let mut header = before.header.clone();
+        let key_id = header.key_id.clone();
+        let mut attempts = Vec::new();
+        for (id, protector) in anew {
+            let slot = find(&mut header.slots, *id)?;
+            let (sealed, attempt) = Attempt::run(slot, || {
+                let label = &slot.label;
+                seal(&key_id, *id, label, protector.as_ref(), &before.data_key)
+            });
+            if let Some(sealed) = sealed {
+                *slot = sealed;
+            }
+            attempts.push(attempt);
+        }
+        if attempts.iter().any(|a| a.failure.is_none()) {
+            self.replace(with_header(&before, header))?;
+        }
+        Ok(attempts)
+    }
+
+    /// Removes a slot and encrypts everything under a new data key, which whoever has the removed
+    /// slot's key and an old copy of the file does not have. The other slots keep their keys,
+    /// which `protectors` give; those in `anew` get new ones.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such slot; [`Kind::Refused`] if it is the last one or if
+    /// another one does not open now; [`Kind::Io`] if it can't be written. The slots are then the
+    /// old ones.
+    pub fn remove_slot(
+        &self,
+        id: u32,
+        protectors: &[Box<dyn Protector>],
+        anew: &[Anew],
+    ) -> Result<()> {
+        let _writing = self.start_writing();
+        let before = self.current();
+        let mut header = before.header.clone();
+        find(&mut header.slots, id)?;
+        header.slots.retain(|slot| slot.id != id);
+        if header.slots.is_empty() {
+            let what = format!("slot {id} is the last one: without it nothing opens the cache");
+            return Err(Error::new(Kind::Refused, what)
+                .hint("`psi-cachectl slots add` makes another one first"));
+        }
+        let old_key_id = std::mem::replace(&mut header.key_id, random_key_id()?);
+        let data_key = Key::generate()?;
+        for slot in &mut header.slots {
+            let protector = anew.iter().find(|(id, _)| *id == slot.id);
+            *slot = match protector {
+                Some((id, p)) => seal(&header.key_id, *id, &slot.label, p.as_ref(), &data_key)?,
+                None => {
+                    let slot_key = slot_key(slot, protectors)
+                        .and_then(|key| slot.unwrap(&old_key_id, &key).map(|_| key))
+                        .map_err(|e| has_to_open(slot, e))?;
+                    Keyslot::wrap(same(slot, &header.key_id), &slot_key, &data_key)?
+                }
+            };
+        }
+        self.replace(Saved {
+            header,
+            table: Arc::clone(&before.table),
+            data_key: Arc::new(data_key),
+        })?;
+        Ok(())
+    }
+}
+
+/// A slot that `protector` seals: a new key, and `data_key` wrapped under it.
+pub(super) fn seal(
+    key_id: &str,
+    id: u32,
+    label: &str,
+    protector: &dyn Protector,
+    data_key: &Key,
+) -> Result<Keyslot> {
+    let (slot_key, fields): (Key, SlotFields) = protector.seal()?;
+    let slot = NewSlot {
+        key_id,
+        id,
+        kind: protector.kind(),
+        label,
+        created_at: now(),
+        fields,
+    };
+    Keyslot::wrap(slot, &slot_key, data_key)
+}
+
+fn same<'a>(slot: &'a Keyslot, key_id: &'a str) -> NewSlot<'a> {
+    NewSlot {
+        key_id,
+        id: slot.id,
+        kind: slot.kind,
+        label: &slot.label,
+        created_at: slot.created_at,
+        fields: slot.fields.clone(),
+    }
+}
+
+fn with_header(before: &Saved, header: Header) -> Saved {
+    Saved {
+        header,
+        table: Arc::clone(&before.table),
+        data_key: Arc::clone(&before.data_key),
+    }
+}
+
+fn find(slots: &mut [Keyslot], id: u32) -> Result<&mut Keyslot> {
+    let slot = slots.iter_mut().find(|slot| slot.id == id);
+    slot.ok_or_else(|| no_such_slot(id))
+}
+
+/// There is no slot `id`.
+pub fn no_such_slot(id: u32) -> Error {
+    Error::new(Kind::NotFound, format!("the cache has no slot {id}"))
+        .hint("`psi-cachectl slots list` shows which there are; nothing was changed")
+}
+
+/// Every other slot gets a new data key; one that does not open now could only be sealed to what
+/// runs now, which is for a person to decide.
+fn has_to_open(slot: &Keyslot, error: Error) -> Error {
+    let Keyslot { id, kind, .. } = slot;
+    let hint = match kind {
+        SlotKind::Credential => format!(
+            "have the key delivered (`systemctl restart psi-secrets.service`), or remove slot {id} first"
+        ),
+        _ => format!(
+            "`psi-cachectl slots reseal {id}` if its device is as it should be, or remove slot {id} first"
+        ),
+    };
+    let what = format!("nothing was removed: slot {id} ({kind}), which stays, does not open now");
+    Error::new(Kind::Refused, what).because(error).hint(hint)
+}
+
+fn check_label(label: &str) -> Result<()> {
+    if label.len() <= MAX_LABEL && !label.chars().any(char::is_control) {
+        return Ok(());
+    }
+    let what = format!("a label has at most {MAX_LABEL} bytes and no control characters");
+    Err(Error::new(Kind::Usage, what).hint("choose a shorter one; nothing was changed"))
+}

@@ -1,0 +1,457 @@
+//! `psi-cachectl slots …`: what opens the cache, listed, tried and changed.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use crate::cache::{self, Cache, Header, Opening};
+use crate::cachectl::owner::{self, Owner};
+use crate::cachectl::printed::{self, Slot, date, printable};
+use crate::cachectl::sealed_key::{SealedKey, Sealing};
+use crate::cachectl::{Outcome, pcrs, recovery_key};
+use crate::cli;
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::protector::{Credential, Devices, Protector, SlotKind};
+use crate::slots;
+use crate::wire::{
+    AddSlot, Attempted, RecoveryText, ResealSlots, SlotChange, SlotKey, Slots, SlotsChanged,
+};
+
+/// `psi-cachectl slots`
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Say which slots the cache has; no device is asked.
+    List(List),
+    /// Add one more way to open the cache.
+    Add(Add),
+    /// Remove a slot and encrypt everything under a new key. A recovery slot that stays gets a new
+    /// key, which is printed.
+    Remove(Remove),
+    /// Say which slots open now, how long it took, and why the others do not.
+    Test(Test),
+    /// Seal a slot anew, to what runs now: all that do not open, or one.
+    Reseal(Reseal),
+}
+
+/// `psi-cachectl slots list`
+#[derive(Debug, clap::Args)]
+pub struct List {
+    /// One JSON array on one line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The key that opens a cache when nothing else does.
+#[derive(Debug, clap::Args)]
+struct Entered {
+    /// Read a recovery key from standard input; it opens the cache if nothing else does.
+    #[arg(long)]
+    recovery: bool,
+}
+
+/// `psi-cachectl slots add`
+#[derive(Debug, clap::Args)]
+pub struct Add {
+    /// The new slot's kind.
+    kind: Kinds,
+    /// A note for people.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    label: String,
+    #[command(flatten)]
+    sealing: Sealing,
+    #[command(flatten)]
+    entered: Entered,
+    /// Seal to PCRs even if nothing has been measured into them.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Kinds of slots that can be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Kinds {
+    /// The TPM, bound to PCRs.
+    #[value(alias = "tpm")]
+    Tpm2,
+    /// A key that systemd-creds seals and systemd delivers.
+    Credential,
+    /// A printed key.
+    Recovery,
+}
+
+impl From<Kinds> for SlotKind {
+    fn from(kind: Kinds) -> Self {
+        match kind {
+            Kinds::Tpm2 => SlotKind::Tpm2,
+            Kinds::Credential => SlotKind::Credential,
+            Kinds::Recovery => SlotKind::Recovery,
+        }
+    }
+}
+
+/// `psi-cachectl slots remove`
+#[derive(Debug, clap::Args)]
+pub struct Remove {
+    /// The slot's number, as `slots list` shows it.
+    id: u32,
+    #[command(flatten)]
+    entered: Entered,
+}
+
+/// `psi-cachectl slots test`
+#[derive(Debug, clap::Args)]
+pub struct Test {
+    /// Only this slot.
+    id: Option<u32>,
+    #[command(flatten)]
+    entered: Entered,
+}
+
+/// `psi-cachectl slots reseal`
+#[derive(Debug, clap::Args)]
+pub struct Reseal {
+    /// Only this slot, whether it opens or not; a recovery slot gets a new key, which is printed.
+    id: Option<u32>,
+    #[command(flatten)]
+    sealing: Sealing,
+    #[command(flatten)]
+    entered: Entered,
+    /// Seal to PCRs even if nothing has been measured into them.
+    #[arg(long)]
+    force: bool,
+}
+
+impl Command {
+    /// Finds wrong usage.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`]
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Command::Add(add) => match add.kind {
+                Kinds::Credential => add.sealing.check_for_credential(),
+                Kinds::Tpm2 => add.sealing.check_for_others(true),
+                Kinds::Recovery => add.sealing.check_for_others(false),
+            },
+            Command::Reseal(reseal) => {
+                pcrs::parse_if_given(reseal.sealing.pcrs.as_deref()).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Does it. `sealed_key` is the key of a credential slot, as systemd-creds sealed it.
+    ///
+    /// # Errors
+    /// Why it was not done; the slots are then the old ones.
+    pub async fn run(
+        &self,
+        config: &Config,
+        credential: Credential,
+        sealed_key: &Path,
+    ) -> Result<Outcome> {
+        let job = Job {
+            config,
+            credential,
+            sealed_key,
+        };
+        match self {
+            Command::List(list) => job.list(list),
+            Command::Add(add) => job.add(add).await,
+            Command::Remove(remove) => job.remove(remove).await,
+            Command::Test(test) => job.test(test).await,
+            Command::Reseal(reseal) => job.reseal(reseal).await,
+        }
+    }
+}
+
+struct Job<'a> {
+    config: &'a Config,
+    credential: Credential,
+    sealed_key: &'a Path,
+}
+
+impl Job<'_> {
+    fn list(&self, args: &List) -> Result<Outcome> {
+        let slots = Slot::all(&self.header()?);
+        if args.json {
+            let json = serde_json::to_string(&slots).map_err(|e| {
+                Error::new(Kind::Internal, "cannot write the slots as JSON").because(e)
+            })?;
+            return Ok(Outcome::done(json + "\n"));
+        }
+        let row = |slot: &Slot| {
+            vec![
+                slot.id.to_string(),
+                slot.kind.to_string(),
+                date(slot.created_at),
+                slot.bound_to(),
+                printable(&slot.label),
+            ]
+        };
+        let rows: Vec<Vec<String>> = slots.iter().map(row).collect();
+        let headers = ["SLOT", "KIND", "CREATED", "OPENS WITH", "LABEL"];
+        Ok(Outcome::done(cli::table(&headers, &rows)))
+    }
+
+    async fn add(&self, args: &Add) -> Result<Outcome> {
+        let kind = SlotKind::from(args.kind);
+        let recovery = entered(&args.entered).await?;
+        // Before a key is sealed for it.
+        self.header()?;
+        let mut key = None;
+        if kind == SlotKind::Credential {
+            key = Some(self.credential_key(&args.sealing)?);
+        }
+        let (slot_key, said) = key.unzip();
+        let change = SlotChange::Add(AddSlot {
+            kind,
+            label: args.label.clone(),
+            pcrs: self.pcrs(kind, &args.sealing)?,
+            force: args.force,
+            slot_key,
+        });
+        let changed = self.change(Slots { change, recovery }).await?;
+        let mut lines = opened_line(&changed);
+        lines.extend(said);
+        let slots = Slot::all(&self.header()?);
+        for attempt in &changed.attempts {
+            lines.push(format!(
+                "{} was added: {}",
+                attempt.name(),
+                bound_to(&slots, attempt)
+            ));
+        }
+        if kind == SlotKind::Credential {
+            lines.extend(self.sealed(&args.sealing).delivery());
+            lines.push(
+                "psi-secrets.service delivers its key from the next start on: \
+                 `systemctl restart psi-secrets.service`"
+                    .to_owned(),
+            );
+        }
+        Ok(told(&lines, &changed))
+    }
+
+    async fn remove(&self, args: &Remove) -> Result<Outcome> {
+        let recovery = entered(&args.entered).await?;
+        let change = SlotChange::Remove { id: args.id };
+        let changed = self.change(Slots { change, recovery }).await?;
+        let mut lines = opened_line(&changed);
+        lines.push(format!(
+            "slot {} was removed, and everything is encrypted under a new key; it still opens \
+             copies of the file that were made before",
+            args.id
+        ));
+        Ok(told(&lines, &changed))
+    }
+
+    async fn test(&self, args: &Test) -> Result<Outcome> {
+        let recovery = entered(&args.entered).await?;
+        let change = SlotChange::Test;
+        let mut changed = self.change(Slots { change, recovery }).await?;
+        if let Some(id) = args.id {
+            changed.attempts.retain(|attempt| attempt.slot == id);
+            if changed.attempts.is_empty() {
+                return Err(cache::no_such_slot(id));
+            }
+        }
+        let mut text = opened_line(&changed).join("\n");
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        let row = |attempt: &Attempted| {
+            let (took, result) = match &attempt.failure {
+                None => (format!("{} ms", attempt.took_ms), "opens".to_owned()),
+                Some(failure) if !attempt.tried => (
+                    "-".to_owned(),
+                    format!("not tried: {}", printable(&failure.what)),
+                ),
+                Some(failure) => (format!("{} ms", attempt.took_ms), printable(&failure.what)),
+            };
+            vec![
+                attempt.slot.to_string(),
+                attempt.kind.to_string(),
+                took,
+                result,
+            ]
+        };
+        let rows: Vec<Vec<String>> = changed.attempts.iter().map(row).collect();
+        text.push_str(&cli::table(&["SLOT", "KIND", "TOOK", "RESULT"], &rows));
+        Ok(Outcome {
+            text: Zeroizing::new(text),
+            end: all_worked(&changed.attempts, "does not open"),
+        })
+    }
+
+    async fn reseal(&self, args: &Reseal) -> Result<Outcome> {
+        let recovery = entered(&args.entered).await?;
+        let header = self.header()?;
+        let slot = args.id.map(|id| {
+            let slot = header.slots.iter().find(|slot| slot.id == id);
+            slot.map(|slot| slot.kind)
+                .ok_or_else(|| cache::no_such_slot(id))
+        });
+        let kind = slot.transpose()?;
+        match kind {
+            Some(SlotKind::Credential) => args.sealing.check_for_credential()?,
+            Some(kind) => args.sealing.check_for_others(kind == SlotKind::Tpm2)?,
+            None => args.sealing.check_for_others(true)?,
+        }
+        let slot_key = match kind {
+            Some(SlotKind::Credential) => Some(self.credential_key(&args.sealing)?.0),
+            // Not asked for, so nothing is made, and one that does not open is told by psi-serve.
+            None => self.credential.seal().ok().map(|(key, _)| SlotKey(key)),
+            Some(_) => None,
+        };
+        let change = SlotChange::Reseal(ResealSlots {
+            id: args.id,
+            pcrs: self.pcrs(kind.unwrap_or(SlotKind::Tpm2), &args.sealing)?,
+            force: args.force,
+            slot_key,
+        });
+        let changed = self.change(Slots { change, recovery }).await?;
+        let mut lines = opened_line(&changed);
+        if changed.attempts.is_empty() {
+            lines.push("nothing to do: every slot opens, recovery slots aside".to_owned());
+        }
+        let slots = Slot::all(&self.header()?);
+        for attempt in changed.attempts.iter().filter(|a| a.failure.is_none()) {
+            let to = bound_to(&slots, attempt);
+            lines.push(format!("{} is sealed anew: {to}", attempt.name()));
+            lines.extend(self.other_pcrs(&slots, attempt));
+        }
+        let end = all_worked(&changed.attempts, "was not sealed anew");
+        Ok(Outcome {
+            end,
+            ..told(&lines, &changed)
+        })
+    }
+
+    /// The header on disk, which nothing vouches for.
+    fn header(&self) -> Result<Header> {
+        let path = &self.config.cache.path;
+        cache::outline(path)?
+            .ok_or_else(|| slots::no_file(path))?
+            .header
+    }
+
+    fn sealed<'a>(&'a self, sealing: &'a Sealing) -> SealedKey<'a> {
+        SealedKey {
+            credential: &self.credential,
+            file: self.sealed_key,
+            sealing,
+        }
+    }
+
+    fn credential_key(&self, sealing: &Sealing) -> Result<(SlotKey, String)> {
+        let (key, said) = self.sealed(sealing).key()?;
+        Ok((SlotKey(key), said))
+    }
+
+    fn pcrs(&self, kind: SlotKind, sealing: &Sealing) -> Result<Option<Vec<u8>>> {
+        let pcrs = pcrs::parse_if_given(sealing.pcrs.as_deref())?;
+        Ok(pcrs.filter(|_| kind == SlotKind::Tpm2))
+    }
+
+    /// A slot keeps its PCRs; that the configuration has others is said.
+    fn other_pcrs(&self, slots: &[Slot], attempt: &Attempted) -> Option<String> {
+        let slot = slots.iter().find(|slot| slot.id == attempt.slot)?;
+        let configured = &self.config.cache.tpm.pcrs;
+        if slot.pcrs.as_ref()? == configured || configured.is_empty() {
+            return None;
+        }
+        let list: Vec<String> = configured.iter().map(u8::to_string).collect();
+        let list = list.join(",");
+        Some(format!(
+            "`cache.tpm.pcrs` is {list}: `psi-cachectl slots reseal {} --pcrs {list}` binds it to those",
+            slot.id
+        ))
+    }
+
+    /// Has psi-serve do it, or does it under the lock.
+    async fn change(&self, asked: Slots) -> Result<SlotsChanged> {
+        match owner::find(self.config).await? {
+            Owner::Serve(client) => client.slots(&asked).await,
+            Owner::Us(_lock) => {
+                let devices = owner::devices(self.config, self.credential.clone());
+                change_under_lock(&self.config.cache.path, &devices, &asked)
+            }
+        }
+    }
+}
+
+fn change_under_lock(path: &Path, devices: &Devices, asked: &Slots) -> Result<SlotsChanged> {
+    if matches!(asked.change, SlotChange::Test) {
+        return slots::test(path, devices, asked);
+    }
+    match Cache::open(path, &devices.to_open(slots::entered(asked))?)? {
+        Opening::Absent => Err(slots::no_file(path)),
+        Opening::NoSlot(unopened) => Err(unopened.error()),
+        Opening::Opened(cache, attempts) => {
+            let opened_by = attempts.last().map(Attempted::from);
+            let opened_by = opened_by.filter(|slot| slot.kind == SlotKind::Recovery);
+            match slots::change(&cache, path, devices, asked) {
+                Ok(changed) => Ok(SlotsChanged {
+                    opened_by,
+                    ..changed
+                }),
+                Err(error) => Err(match opened_by {
+                    Some(slot) => slots::opened_nonetheless(&slot, "", error),
+                    None => error,
+                }),
+            }
+        }
+    }
+}
+
+async fn entered(args: &Entered) -> Result<Option<RecoveryText>> {
+    match args.recovery {
+        true => Ok(Some(RecoveryText(recovery_key::read().await?))),
+        false => Ok(None),
+    }
+}
+
+fn bound_to(slots: &[Slot], attempt: &Attempted) -> String {
+    let slot = slots.iter().find(|slot| slot.id == attempt.slot);
+    slot.map(Slot::bound_to).unwrap_or_default()
+}
+
+fn opened_line(changed: &SlotsChanged) -> Vec<String> {
+    let line = |slot: &Attempted| format!("{} opened the cache", slot.name());
+    changed.opened_by.iter().map(line).collect()
+}
+
+/// The first thing that did not work is the outcome's failure; each has its line in the text or in
+/// the failure.
+fn all_worked(attempts: &[Attempted], not: &str) -> Result<u8> {
+    let mut what = String::new();
+    let mut next = None;
+    for attempt in attempts.iter().filter(|attempt| attempt.tried) {
+        if let Some(failure) = &attempt.failure {
+            let separator = if what.is_empty() { "" } else { "; " };
+            let _ = write!(
+                what,
+                "{separator}{} {not}: {}",
+                attempt.name(),
+                failure.what
+            );
+            next = next.or(failure.next.clone());
+        }
+    }
+    if what.is_empty() {
+        return Ok(0);
+    }
+    let next = next.unwrap_or_else(|| "`psi-cachectl slots test` tries each slot".to_owned());
+    Err(Error::new(Kind::Unreachable, what).hint(next))
+}
+
+fn told(lines: &[String], changed: &SlotsChanged) -> Outcome {
+    let lines = lines.join("\n") + "\n";
+    let keys = printed::recovery_keys(&changed.recovery_keys);
+    let mut text = Zeroizing::new(String::with_capacity(lines.len() + keys.len()));
+    text.push_str(&lines);
+    text.push_str(&keys);
+    Outcome { text, end: Ok(0) }
+}

@@ -1,0 +1,254 @@
+//! A cache made, and what opens it changed: by psi-serve for who asks, or by psi-cachectl itself
+//! under the lock.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::cache::{self, Anew, Attempt, Cache, Keyslot};
+use crate::error::{Error, Kind, Result};
+use crate::protector::{
+    Binding, Devices, NewCredential, Protector, Recovery, RecoveryKey, SlotKind,
+};
+use crate::wire::{
+    AddSlot, Attempted, Init, Initialised, NewRecoveryKey, RecoveryText, ResealSlots, SlotChange,
+    SlotKey, Slots, SlotsChanged, Verified,
+};
+
+/// Starts an empty cache at `path`, as [`Cache::init`].
+///
+/// # Errors
+/// As [`Cache::init`], and [`Kind::Config`] for a kind of slot that this version can't make.
+pub fn init(path: &Path, devices: &Devices, asked: &Init) -> Result<(Cache, Initialised)> {
+    let mut protectors = vec![match asked.kind {
+        None => devices.to_create()?,
+        Some(kind) => devices.of_kind(kind, asked.pcrs.as_deref(), asked.force)?,
+    }];
+    let mut keys = NewKeys::default();
+    if asked.recovery {
+        // After the first slot, whose number is 1.
+        protectors.push(keys.recovery(2)?);
+    }
+    let (cache, replaced) = Cache::init(path, &protectors, asked.force)?;
+    let made = Initialised {
+        cache: Verified::from(&cache.current().header),
+        replaced: replaced.map(|path| path.display().to_string()),
+        recovery_key: keys.0.pop(),
+    };
+    Ok((cache, made))
+}
+
+/// Does what `asked` says to the opened cache at `path`, in one save.
+///
+/// # Errors
+/// Why it was not done; the slots are then the old ones.
+pub fn change(
+    cache: &Cache,
+    path: &Path,
+    devices: &Devices,
+    asked: &Slots,
+) -> Result<SlotsChanged> {
+    let job = Job {
+        cache,
+        path,
+        devices,
+        recovery: entered(asked),
+    };
+    match &asked.change {
+        SlotChange::Add(slot) => job.add(slot),
+        SlotChange::Remove { id } => job.remove(*id),
+        SlotChange::Reseal(slots) => job.reseal(slots),
+        SlotChange::Test => test(path, devices, asked),
+    }
+}
+
+/// Tries every slot of the file at `path`, opened or not. Nothing is changed.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is no file, else as [`cache::try_slots`].
+pub fn test(path: &Path, devices: &Devices, asked: &Slots) -> Result<SlotsChanged> {
+    let attempts = try_slots(path, devices, entered(asked))?;
+    let mut attempts: Vec<Attempted> = attempts.iter().map(Attempted::from).collect();
+    let is_recovery = |a: &Attempted| a.kind == SlotKind::Recovery;
+    if attempts
+        .iter()
+        .any(|a| is_recovery(a) && a.failure.is_none())
+    {
+        // Each recovery slot has a key of its own, and one was entered.
+        let others = attempts.iter_mut().filter(|a| a.failure.is_some());
+        others
+            .filter(|a| is_recovery(a))
+            .for_each(|a| a.tried = false);
+    }
+    Ok(SlotsChanged {
+        attempts,
+        ..SlotsChanged::default()
+    })
+}
+
+/// The recovery key that came with the request, to open slots with.
+pub fn entered(asked: &Slots) -> Recovery {
+    match &asked.recovery {
+        Some(RecoveryText(key)) => Recovery::entered(Arc::clone(key)),
+        None => Recovery::not_entered(),
+    }
+}
+
+/// `error` ended a change after slot `opened_by` had opened a cache that was closed; `so` says what
+/// that is worth.
+pub fn opened_nonetheless(opened_by: &Attempted, so: &str, error: Error) -> Error {
+    let what = format!("{} opened the cache{so}, but then", opened_by.name());
+    let hint = error.next_step().unwrap_or("see `psi-cachectl slots test`");
+    let hint = hint.to_owned();
+    Error::new(Kind::Unreachable, what)
+        .because(error)
+        .hint(hint)
+}
+
+fn try_slots(path: &Path, devices: &Devices, recovery: Recovery) -> Result<Vec<Attempt>> {
+    let protectors = devices.to_open(recovery)?;
+    cache::try_slots(path, &protectors)?.ok_or_else(|| no_file(path))
+}
+
+/// There is nothing to change.
+pub fn no_file(path: &Path) -> Error {
+    Error::new(Kind::NotFound, format!("there is no {}", path.display()))
+        .hint("`psi-cachectl init --backend tpm` makes one, or the first `psi-setup`")
+}
+
+struct Job<'a> {
+    cache: &'a Cache,
+    path: &'a Path,
+    devices: &'a Devices,
+    recovery: Recovery,
+}
+
+impl Job<'_> {
+    fn add(&self, asked: &AddSlot) -> Result<SlotsChanged> {
+        let start = std::time::Instant::now();
+        let mut keys = NewKeys::default();
+        let protector = match asked.kind {
+            SlotKind::Recovery => keys.recovery(0)?,
+            SlotKind::Credential => {
+                self.refuse_second_credential()?;
+                self.credential(asked.slot_key.as_ref())
+            }
+            kind => self
+                .devices
+                .of_kind(kind, asked.pcrs.as_deref(), asked.force)?,
+        };
+        let slot = self.cache.add_slot(protector.as_ref(), &asked.label)?;
+        keys.0.iter_mut().for_each(|key| key.slot = slot);
+        let attempt = Attempt {
+            slot,
+            kind: asked.kind,
+            took: start.elapsed(),
+            failure: None,
+        };
+        Ok(keys.told_with(&[attempt]))
+    }
+
+    /// systemd delivers one key, so a second slot would open with the first one's.
+    fn refuse_second_credential(&self) -> Result<()> {
+        let current = self.cache.current();
+        let mut slots = current.header.slots.iter();
+        let Some(slot) = slots.find(|slot| slot.kind == SlotKind::Credential) else {
+            return Ok(());
+        };
+        let what = format!("slot {} is a credential already", slot.id);
+        Err(Error::new(Kind::Refused, what).hint(format!(
+            "`psi-cachectl slots reseal {}` gives it the key that systemd delivers now",
+            slot.id
+        )))
+    }
+
+    fn remove(&self, id: u32) -> Result<SlotsChanged> {
+        let mut keys = NewKeys::default();
+        let current = self.cache.current();
+        let mut anew: Vec<Anew> = Vec::new();
+        for slot in &current.header.slots {
+            if slot.id != id && slot.kind == SlotKind::Recovery {
+                anew.push((slot.id, keys.recovery(slot.id)?));
+            }
+        }
+        let protectors = self.devices.to_open(self.recovery.clone())?;
+        self.cache.remove_slot(id, &protectors, &anew)?;
+        Ok(keys.told_with(&[]))
+    }
+
+    fn reseal(&self, asked: &ResealSlots) -> Result<SlotsChanged> {
+        let mut keys = NewKeys::default();
+        let mut anew: Vec<Anew> = Vec::new();
+        for slot in self.to_reseal(asked.id)? {
+            let protector = match slot.kind {
+                SlotKind::Recovery => keys.recovery(slot.id)?,
+                SlotKind::Credential => self.credential(asked.slot_key.as_ref()),
+                kind => {
+                    let pcrs = asked.pcrs.clone().or_else(|| own_pcrs(&slot));
+                    self.devices.of_kind(kind, pcrs.as_deref(), asked.force)?
+                }
+            };
+            anew.push((slot.id, protector));
+        }
+        let mut attempts = self.cache.reseal_slots(&anew)?;
+        let failed = attempts.iter().filter(|a| a.failure.is_some()).count();
+        if failed > 0 && failed == attempts.len() {
+            let first = attempts.swap_remove(0);
+            let what = format!("{} was not sealed anew", first.name());
+            return Err(match first.failure {
+                Some(error) => error.during(what),
+                None => Error::new(Kind::Internal, what),
+            });
+        }
+        Ok(keys.told_with(&attempts))
+    }
+
+    /// The slot `id`, or those that do not open now; a recovery key waits to be entered and is
+    /// none of those.
+    fn to_reseal(&self, id: Option<u32>) -> Result<Vec<Keyslot>> {
+        let current = self.cache.current();
+        let slots = || current.header.slots.iter();
+        if let Some(id) = id {
+            let slot = slots().find(|slot| slot.id == id);
+            return Ok(vec![slot.ok_or_else(|| cache::no_such_slot(id))?.clone()]);
+        }
+        let attempts = try_slots(self.path, self.devices, self.recovery.clone())?;
+        let is_closed = |slot: &&Keyslot| {
+            let mut closed = attempts.iter().filter(|a| a.failure.is_some());
+            slot.kind != SlotKind::Recovery && closed.any(|a| a.slot == slot.id)
+        };
+        Ok(slots().filter(is_closed).cloned().collect())
+    }
+
+    fn credential(&self, given: Option<&SlotKey>) -> Box<dyn Protector> {
+        match given {
+            Some(SlotKey(key)) => Box::new(NewCredential(key.copy())),
+            None => Box::new(self.devices.credential.clone()),
+        }
+    }
+}
+
+fn own_pcrs(slot: &Keyslot) -> Option<Vec<u8>> {
+    Binding::of(&slot.fields).map(|binding| binding.pcrs)
+}
+
+/// The recovery keys that a change has made.
+#[derive(Default)]
+struct NewKeys(Vec<NewRecoveryKey>);
+
+impl NewKeys {
+    fn recovery(&mut self, slot: u32) -> Result<Box<dyn Protector>> {
+        let key = Arc::new(RecoveryKey::generate()?);
+        let protector = Box::new(Recovery::entered(Arc::clone(&key)));
+        let key = RecoveryText(key);
+        self.0.push(NewRecoveryKey { slot, key });
+        Ok(protector)
+    }
+
+    fn told_with(self, attempts: &[Attempt]) -> SlotsChanged {
+        SlotsChanged {
+            opened_by: None,
+            attempts: attempts.iter().map(Attempted::from).collect(),
+            recovery_keys: self.0,
+        }
+    }
+}
