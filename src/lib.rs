@@ -26,6 +26,10 @@ pub mod config;
 pub mod directory;
 /// What happened, what to do next, and the exit code that says so.
 pub mod error;
+/// AES-256-GCM, as everything that is sealed has it.
+pub mod gcm;
+/// One private-key operation around any number of bytes: how an HSM seals.
+pub mod hybrid;
 /// Locks that are files.
 pub mod lock;
 /// Where a secret's value is: the only thing Podman's store holds.

@@ -800,9 +800,32 @@ fn an_older_version_is_named_and_only_verify_takes_it_for_a_failure() {
     fs::write(m.cache(), b"PSIC\x01\x01aaaaaaaaaaaaaaaaaaaa").unwrap();
     m.run(&["status"])
         .ended(0)
-        .says(&["version     1, which this version of PSI cannot read"]);
+        .says(&["version     1, sealed by: tpm; carried over when psi-serve opens it"]);
     m.run(&VERIFY).ended(65).says(&["version 1"]);
-    assert_eq!(m.header()["version"], 1);
+    let header = m.header();
+    assert_eq!(header["version"], 1);
+    assert_eq!(header["sealed_by"], "tpm");
+}
+
+#[test]
+fn status_shows_the_file_that_a_cache_was_carried_over_from() {
+    let m = Machine::new();
+    let old = m.cache().with_file_name("cache.enc.v1");
+    m.run(&INIT).ended(0);
+    let json: Value = serde_json::from_str(&m.run(&["status", "--json"]).ended(0).stdout).unwrap();
+    assert_eq!(json["old_file"], Value::Null);
+    fs::write(&old, b"PSIC\x01\x01aaaa").unwrap();
+    m.run(&["status"])
+        .ended(0)
+        .says(&["old file    ", "cache.enc.v1, of version 1, until"]);
+    let json: Value = serde_json::from_str(&m.run(&["status", "--json"]).ended(0).stdout).unwrap();
+    assert_eq!(json["old_file"]["path"], old.to_str().unwrap());
+    assert_eq!(json["old_file"]["size"], 10);
+    let until = json["old_file"]["kept_until"].as_u64().unwrap();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    assert!((now.as_secs() + 6 * 86_400..=now.as_secs() + 7 * 86_400).contains(&until));
 }
 
 #[test]

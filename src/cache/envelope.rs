@@ -9,21 +9,23 @@
 //! save, never counted, since an old copy of the file may be put back. Every length is checked
 //! before it is used: whatever the bytes are, the outcome is the contents or [`Kind::Damaged`].
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use aws_lc_rs::{hkdf, rand};
+use aws_lc_rs::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
+use aws_lc_rs::hkdf;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Kind, Result};
+use crate::gcm::{
+    NONCE_LEN, TAG_LEN, cipher, decrypt_after_nonce, encrypt_after_nonce, random_nonce,
+};
 use crate::protector::{Key, SlotFields, SlotKind};
 
 const MAGIC: &[u8; 4] = b"PSIC";
 const VERSION: u8 = 2;
 /// Magic, version, three zero bytes and the header's length.
 const PREFIX_LEN: usize = 12;
-const TAG_LEN: usize = 16;
 /// Largest header, in bytes: room for some hundred slots.
 const MAX_HEADER: usize = 1 << 20;
 /// Enough of a file's start for [`read_header`], in bytes.
@@ -163,7 +165,7 @@ pub fn seal(header: &Header, key: &Key, plaintext: &[u8]) -> Result<Vec<u8>> {
     let aad = file.clone();
     file.extend_from_slice(&random_nonce()?);
     file.extend_from_slice(plaintext);
-    encrypt_after_nonce(&aes(key)?, &aad, &mut file, nonce_at)?;
+    encrypt_after_nonce(&cipher(key)?, &aad, &mut file, nonce_at)?;
     Ok(std::mem::take(&mut *file))
 }
 
@@ -187,7 +189,7 @@ pub fn version(file: &[u8]) -> Option<u8> {
 pub fn open(file: &mut Zeroizing<Vec<u8>>, key: &Key) -> Result<(Header, std::ops::Range<usize>)> {
     let (header, nonce_at) = split(file)?;
     let aad = file[..nonce_at].to_vec();
-    let plain = decrypt_after_nonce(&aes(key)?, &aad, file, nonce_at)
+    let plain = decrypt_after_nonce(&cipher(key)?, &aad, file, nonce_at)
         .ok_or_else(|| damaged("its contents are not what was saved"))?;
     Ok((header, plain))
 }
@@ -221,9 +223,9 @@ fn split(file: &[u8]) -> Result<(Header, usize)> {
 fn version_1() -> Error {
     Error::new(
         Kind::Damaged,
-        "the cache has version 1, which this version of PSI cannot read",
+        "the cache has version 1, which psi-serve carries over when it opens it",
     )
-    .hint("it is left as it is: move it away, then `psi-cachectl init --backend credential` and `psi-setup` fill a new one")
+    .hint("`systemctl restart psi-secrets.service`; `journalctl -u psi-secrets` says if that failed, and why")
 }
 
 /// The cache file is not what PSI wrote.
@@ -231,51 +233,6 @@ pub(super) fn damaged(why: &str) -> Error {
     Error::new(Kind::Damaged, format!("the cache file is damaged: {why}")).hint(
         "restore it from a backup, or `psi-cachectl init --backend credential --force` and `systemctl start psi-infisical-setup` for a new one",
     )
-}
-
-fn random_nonce() -> Result<[u8; NONCE_LEN]> {
-    let mut nonce = [0; NONCE_LEN];
-    rand::fill(&mut nonce)
-        .map_err(|_| Error::new(Kind::Internal, "the system's random source gave no bytes"))?;
-    Ok(nonce)
-}
-
-fn aes(key: &Key) -> Result<LessSafeKey> {
-    UnboundKey::new(&AES_256_GCM, key.expose())
-        .map(LessSafeKey::new)
-        .map_err(|_| Error::new(Kind::Internal, "AES-256-GCM did not take a 32-byte key"))
-}
-
-/// Encrypts in place what follows the nonce at `nonce_at`, and appends the tag.
-fn encrypt_after_nonce(
-    key: &LessSafeKey,
-    aad: &[u8],
-    buffer: &mut Vec<u8>,
-    nonce_at: usize,
-) -> Result<()> {
-    let internal = || Error::new(Kind::Internal, "AES-256-GCM could not encrypt");
-    let (nonce, plain) = buffer[nonce_at..].split_at_mut(NONCE_LEN);
-    let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| internal())?;
-    let tag = key
-        .seal_in_place_separate_tag(nonce, Aad::from(aad), plain)
-        .map_err(|_| internal())?;
-    buffer.extend_from_slice(tag.as_ref());
-    Ok(())
-}
-
-/// Decrypts in place what follows the nonce at `nonce_at`: the plaintext's range, if authentic.
-fn decrypt_after_nonce(
-    key: &LessSafeKey,
-    aad: &[u8],
-    buffer: &mut [u8],
-    nonce_at: usize,
-) -> Option<std::ops::Range<usize>> {
-    let start = nonce_at + NONCE_LEN;
-    let nonce = Nonce::try_assume_unique_for_key(buffer.get(nonce_at..start)?).ok()?;
-    let plain = key
-        .open_in_place(nonce, Aad::from(aad), &mut buffer[start..])
-        .ok()?;
-    Some(start..start + plain.len())
 }
 
 #[cfg(test)]

@@ -60,12 +60,39 @@ fn open(path: &Path) -> std::io::Result<Option<File>> {
 /// # Errors
 /// [`Kind::Io`] naming the path.
 pub fn exists(path: &Path) -> Result<bool> {
-    let found = match Directory::of(path) {
-        Ok((directory, name)) => directory.stat(name).map(|stat| stat.is_some()),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+    Ok(stat(path)?.is_some())
+}
+
+/// What is in a file's place.
+pub struct Found {
+    /// The same for all names of one file: its device and inode.
+    pub identity: (u64, u64),
+    /// In bytes.
+    pub size: u64,
+    /// When it or one of its names was last changed, in seconds since 1970.
+    pub changed: u64,
+}
+
+/// What is in the file's place, if anything is.
+///
+/// # Errors
+/// [`Kind::Io`] naming the path.
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "the fields' types differ between architectures"
+)]
+pub fn stat(path: &Path) -> Result<Option<Found>> {
+    let stat = match Directory::of(path) {
+        Ok((directory, name)) => directory.stat(name),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     };
-    found.map_err(|e| Error::io(format!("cannot read {}", path.display()), e))
+    let stat = stat.map_err(|e| Error::io(format!("cannot read {}", path.display()), e))?;
+    Ok(stat.map(|stat| Found {
+        identity: (stat.st_dev as u64, stat.st_ino as u64),
+        size: u64::try_from(stat.st_size).unwrap_or_default(),
+        changed: u64::try_from(stat.st_ctime).unwrap_or_default(),
+    }))
 }
 
 /// Puts `bytes` in the place of the file: readable by its owner alone, owned by whoever owns the
@@ -110,4 +137,22 @@ pub fn keep_as(path: &Path, suffix: &str) -> Result<PathBuf> {
 /// Removes the file, if it is there.
 pub fn remove(path: &Path) {
     let _ = Directory::of(path).and_then(|(directory, name)| directory.remove(name));
+}
+
+/// Removes the file, if it is there.
+///
+/// # Errors
+/// [`Kind::Io`] naming the path.
+pub fn try_remove(path: &Path) -> Result<()> {
+    let removed = Directory::of(path).and_then(|(directory, name)| match directory.remove(name) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+        Ok(()) => directory.sync(),
+    });
+    removed.map_err(|e| {
+        Error::io(format!("cannot remove {}", path.display()), e).hint(format!(
+            "`rm {}` as root; the cache is not affected",
+            path.display()
+        ))
+    })
 }

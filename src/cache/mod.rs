@@ -23,6 +23,7 @@ mod owners;
 mod retired;
 mod slots;
 mod table;
+pub mod v1;
 
 pub use envelope::{Header, Keyslot};
 pub use local::{MAX_LOCAL, check_local, no_place_for_local};
@@ -99,8 +100,12 @@ impl Cache {
     /// # Errors
     /// What a protector says.
     pub fn unsaved(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Self> {
+        Self::keyed(path, protectors, &Key::generate()?)
+    }
+
+    /// The same, with entries that are named under `hmac_key`.
+    fn keyed(path: &Path, protectors: &[Box<dyn Protector>], hmac_key: &Key) -> Result<Self> {
         let data_key = Key::generate()?;
-        let hmac_key = Key::generate()?;
         let mut header = Header {
             key_id: random_key_id()?,
             generation: 0,
@@ -343,11 +348,12 @@ pub fn is_owned(state_dir: &Path) -> Result<bool> {
 }
 
 fn check_workload_name(name: &str) -> Result<()> {
-    if (1..=MAX_WORKLOAD_NAME).contains(&name.len()) {
+    if (1..=MAX_WORKLOAD_NAME).contains(&name.len()) && !name.contains('\0') {
         return Ok(());
     }
     let what = format!("{} is not the name of a workload", quote_name(name));
-    Err(Error::new(Kind::Refused, what).hint("names have 1 to 255 bytes; nothing was changed"))
+    Err(Error::new(Kind::Refused, what)
+        .hint("names have 1 to 255 bytes, none of them zero; nothing was changed"))
 }
 
 fn two_values(workload: &str) -> Error {

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::cache::envelope::{self, Header, Keyslot};
 use crate::cache::owners::Owners;
 use crate::cache::table::{EntryKey, Table};
-use crate::cache::{Cache, file};
+use crate::cache::{Cache, file, v1};
 use crate::error::{Error, Kind, Result};
 use crate::protector::{Key, Protector, SlotKind};
 
@@ -152,6 +152,8 @@ pub struct Outline {
     pub size: u64,
     /// The format's version, if the file begins as a cache does.
     pub version: Option<u8>,
+    /// What seals it, if it has version 1.
+    pub sealed_by: Option<v1::Sealed>,
     /// The header, or why it can't be read.
     pub header: Result<Header>,
 }
@@ -166,6 +168,7 @@ pub fn outline(path: &Path) -> Result<Option<Outline>> {
     Ok(start.map(|(bytes, size)| Outline {
         size,
         version: envelope::version(&bytes),
+        sealed_by: v1::Sealed::of(&bytes),
         header: envelope::read_header(&bytes),
     }))
 }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! `retired_since` is 0 while the provider has the value. An entry goes when nothing owns it. What
-//! was put by hand is written as that of a workload with the empty name, which none can have.
+//! was put by hand is written as that of a workload with the empty name, and what was carried over
+//! from version 1 as that of one whose name is a zero byte; no workload can have these.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,13 +18,16 @@ use crate::mapping::ProviderName;
 
 /// The name under which the entries that were put by hand are written.
 const BY_HAND: &str = "";
+/// The name under which the entries that were carried over from version 1 are written.
+const CARRIED: &str = "\0";
 
-/// What each workload owns, by the workload's name, and what was put by hand, which nothing that
-/// is done for a workload can touch.
+/// What each workload owns, by the workload's name, and what was put by hand or carried over, which
+/// nothing that is done for a workload can touch.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Owners {
     workloads: BTreeMap<String, Owned>,
     by_hand: BTreeSet<EntryKey>,
+    carried: BTreeSet<EntryKey>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -51,10 +55,12 @@ impl Owners {
 
     /// The bytes to keep.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let by_hand = self.by_hand_as_owned();
-        let by_hand = by_hand.iter().map(|owned| (BY_HAND, owned));
+        let by_hand = as_owned(ProviderName::Local.as_str(), &self.by_hand);
+        let carried = as_owned("", &self.carried);
+        let unowned = [(BY_HAND, &by_hand), (CARRIED, &carried)];
+        let unowned = unowned.into_iter().filter(|(_, o)| !o.entries.is_empty());
         let workloads = self.workloads.iter().map(|(name, o)| (name.as_str(), o));
-        let all: Vec<(&str, &Owned)> = by_hand.chain(workloads).collect();
+        let all: Vec<(&str, &Owned)> = unowned.chain(workloads).collect();
         let mut out = Vec::new();
         out.extend_from_slice(&as_u32(all.len()));
         for (name, owned) in all {
@@ -70,15 +76,6 @@ impl Owners {
             }
         }
         out
-    }
-
-    fn by_hand_as_owned(&self) -> Option<Owned> {
-        let owned = Owned {
-            provider: ProviderName::Local.as_str().to_owned(),
-            fetched_at: 0,
-            entries: self.by_hand.iter().map(|key| (*key, 0)).collect(),
-        };
-        (!self.by_hand.is_empty()).then_some(owned)
     }
 
     /// Notes that `provider` has exactly `live` for `workload`. What the workload owned before
@@ -156,9 +153,30 @@ impl Owners {
         self.by_hand.len()
     }
 
+    /// Notes that `keys` were carried over from a cache of version 1.
+    pub fn carry(&mut self, keys: impl Iterator<Item = EntryKey>) {
+        self.carried.extend(keys);
+    }
+
+    /// Whether anything was carried over and is still nobody's.
+    pub fn has_carried(&self) -> bool {
+        !self.carried.is_empty()
+    }
+
+    /// Of what was carried over, keeps what is `claimed`; what a workload owns by now is only that
+    /// workload's. Says whether anything changed.
+    pub fn settle_carried(&mut self, claimed: &BTreeSet<EntryKey>) -> bool {
+        let carried = std::mem::take(&mut self.carried);
+        let owned = self.owned();
+        let is_kept = |key: &&EntryKey| claimed.contains(*key) && !owned.contains(*key);
+        self.carried = carried.iter().filter(is_kept).copied().collect();
+        self.carried.len() < carried.len()
+    }
+
     /// Forgets `key`, whoever owned it.
     pub fn forget(&mut self, key: &EntryKey) {
         self.by_hand.remove(key);
+        self.carried.remove(key);
         for owned in self.workloads.values_mut() {
             owned.entries.remove(key);
         }
@@ -168,7 +186,8 @@ impl Owners {
     pub fn owned(&self) -> BTreeSet<EntryKey> {
         let workloads = self.workloads.values();
         let of_workloads = workloads.flat_map(|w| w.entries.keys());
-        of_workloads.chain(&self.by_hand).copied().collect()
+        let others = self.by_hand.iter().chain(&self.carried);
+        of_workloads.chain(others).copied().collect()
     }
 
     /// Whether both say the same but for when it was fetched.
@@ -180,6 +199,15 @@ impl Owners {
             .iter()
             .map(key)
             .eq(other.workloads.iter().map(key))
+    }
+}
+
+/// Entries that are no workload's, as one's.
+fn as_owned(provider: &str, entries: &BTreeSet<EntryKey>) -> Owned {
+    Owned {
+        provider: provider.to_owned(),
+        fetched_at: 0,
+        entries: entries.iter().map(|key| (*key, 0)).collect(),
     }
 }
 
@@ -209,11 +237,17 @@ impl<'a> Reader<'a> {
             };
             workloads.insert(name, owned);
         }
-        let by_hand: Option<Owned> = workloads.remove(BY_HAND);
-        let by_hand = by_hand.map(|owned| owned.entries.into_keys().collect());
+        let mut unowned = |name| {
+            let owned: Option<Owned> = workloads.remove(name);
+            owned
+                .into_iter()
+                .flat_map(|o| o.entries.into_keys())
+                .collect()
+        };
         Some(Owners {
+            by_hand: unowned(BY_HAND),
+            carried: unowned(CARRIED),
             workloads,
-            by_hand: by_hand.unwrap_or_default(),
         })
     }
 
@@ -260,6 +294,7 @@ mod tests {
         let mut owners = Owners::default();
         owners.hand_over("a", "infisical", &keys(&[1, 2]), 100);
         owners.hand_over("b@", "local", &keys(&[2]), 100);
+        owners.carry(keys(&[3, 4]).into_iter());
         let bytes = owners.to_bytes();
         assert_eq!(Owners::parse(Some(&bytes)).unwrap(), owners);
         for length in 0..bytes.len() {

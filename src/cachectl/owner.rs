@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cache::{self, Cache, Opening};
+use crate::cache::{self, Cache, Opening, v1};
 use crate::client::Client;
 use crate::config::{Backend, Config};
 use crate::error::{Kind, Result};
@@ -48,12 +48,16 @@ pub async fn find(config: &Config) -> Result<Owner> {
     }
 }
 
-/// Opens the cache for the holder of the lock; nothing if there is no file.
+/// Opens the cache for the holder of the lock, one of version 1 as psi-serve does; nothing if there
+/// is no file.
 ///
 /// # Errors
 /// [`Kind::Unreachable`] if no slot opens it, [`Kind::Damaged`] if it is not what was saved.
 pub fn open_cache(config: &Config, credential: Credential) -> Result<Option<Arc<Cache>>> {
     let protectors = devices(config, credential).to_open(Recovery::not_entered())?;
+    if let Some(carried_over) = v1::carry_over(&config.cache.path, &protectors)? {
+        tracing::info!("{carried_over}");
+    }
     match Cache::open(&config.cache.path, &protectors)? {
         Opening::Absent => Ok(None),
         Opening::Opened(cache, _) => Ok(Some(cache)),

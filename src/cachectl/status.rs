@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cache::{self, Header, Outline};
+use crate::cache::{self, Header, Outline, v1};
 use crate::cachectl::Outcome;
 use crate::cachectl::owner::{self, Owner};
 use crate::cachectl::printed::{Slot, age, date, printable};
@@ -36,16 +36,20 @@ pub struct Args {
 ///
 /// ```json
 /// {"path": "/var/lib/psi/cache.enc", "enabled": true, "backend": "tpm",
-///  "file": {"size": 1234, "version": 2, "written_at": 1795553000, "key_id": "0123456789abcdef",
+///  "file": {"size": 1234, "version": 2, "sealed_by": null, "written_at": 1795553000, "key_id": "0123456789abcdef",
 ///           "generation": 7, "entries": 12, "local": 0,
 ///           "slots": [{"id": 1, "kind": "tpm2", "label": "", "created_at": 1795550000, "pcrs": [7]}]},
+///  "old_file": {"path": "/var/lib/psi/cache.enc.v1", "size": 1234, "kept_until": 1796154800},
 ///  "verified": true, "trouble": null,
 ///  "psi_serve": {"running": true, "status": {…}, "trouble": null}}
 /// ```
 ///
 /// Times are in seconds since 1970. `backend` is null if none is set. `file` is null if there is
 /// none; of `file` only `size` and `version` are not null if its header can't be read, and
-/// `version` is null if it is no cache at all. `pcrs` is null for slots of other kinds. `verified` is null without `--verify`. `status` is
+/// `version` is null if it is no cache at all. `sealed_by` is what a file of version 1 says of its
+/// seal, `tpm` or `hsm`, and null for others. `pcrs` is null for slots of other kinds. `old_file` is
+/// the file of version 1 that the cache was carried over from, null once it is gone. `verified` is
+/// null without `--verify`. `status` is
 /// the answer of psi-serve to `GET /status`, null if it does not run or did not answer.
 #[derive(Debug, Serialize)]
 pub struct Status {
@@ -53,6 +57,7 @@ pub struct Status {
     enabled: bool,
     backend: Option<&'static str>,
     file: Option<File>,
+    old_file: Option<OldFile>,
     verified: Option<bool>,
     trouble: Option<Trouble>,
     psi_serve: Serve,
@@ -62,12 +67,20 @@ pub struct Status {
 struct File {
     size: u64,
     version: Option<u8>,
+    sealed_by: Option<&'static str>,
     written_at: Option<u64>,
     key_id: Option<String>,
     generation: Option<u64>,
     entries: Option<u64>,
     local: Option<u64>,
     slots: Option<Vec<Slot>>,
+}
+
+#[derive(Debug, Serialize)]
+struct OldFile {
+    path: PathBuf,
+    size: u64,
+    kept_until: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -104,6 +117,7 @@ pub async fn status(config: &Config, credential: Credential, args: &Args) -> Res
         enabled: config.cache.enabled,
         backend: config.cache.backend.map(crate::config::Backend::as_str),
         file,
+        old_file: v1::kept(&config.cache.path)?.map(OldFile::from),
         verified,
         trouble: failure.as_ref().map(Trouble::from),
         psi_serve: ask_psi_serve(config).await?,
@@ -184,6 +198,16 @@ fn to_json(status: &Status) -> Result<String> {
     Ok(json + "\n")
 }
 
+impl From<v1::Kept> for OldFile {
+    fn from(kept: v1::Kept) -> Self {
+        Self {
+            path: kept.path,
+            size: kept.size,
+            kept_until: kept.until,
+        }
+    }
+}
+
 impl File {
     fn of(outline: Outline) -> Self {
         let header = outline.header.ok();
@@ -191,6 +215,7 @@ impl File {
         Self {
             size: outline.size,
             version: outline.version,
+            sealed_by: outline.sealed_by.map(v1::Sealed::as_str),
             written_at: of_header(|h| h.written_at),
             generation: of_header(|h| h.generation),
             entries: of_header(|h| h.entries),
@@ -223,6 +248,12 @@ impl Status {
             Some(file) => self.add_file(&mut lines, file),
             None => lines.add("file", "no cache yet"),
         }
+        if let Some(old) = &self.old_file {
+            let until = date(old.kept_until);
+            let path = old.path.display();
+            let why = "of version 1, until the cache was reopened after a hand-over";
+            lines.add("old file", format!("{path}, {why} or {until}"));
+        }
         lines.add("psi-serve", self.psi_serve.in_words());
         if let Some(slots) = self.file.as_ref().and_then(|f| f.slots.as_ref()) {
             lines.0.push('\n');
@@ -235,7 +266,13 @@ impl Status {
 
     fn add_file(&self, lines: &mut Lines, file: &File) {
         match file.version {
-            Some(1) => lines.add("version", "1, which this version of PSI cannot read"),
+            Some(1) => {
+                let by = file.sealed_by.unwrap_or("nothing that is known");
+                lines.add(
+                    "version",
+                    format!("1, sealed by: {by}; carried over when psi-serve opens it"),
+                );
+            }
             Some(version) => lines.add("version", version),
             None => lines.add("version", "none: it is no cache file"),
         }

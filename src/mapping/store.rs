@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{Mode, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::directory::{Directory, Owner};
@@ -154,6 +154,30 @@ impl Store {
         Ok(names)
     }
 
+    /// Every mapping, whatever it is called. Files that hold none are passed over.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if the directory or a file in it cannot be read: it may hold a mapping.
+    pub fn mappings(&self) -> Result<Vec<Mapping>> {
+        let entries = self.directory.entries();
+        let entries = entries.map_err(|e| self.failed("read", "", e))?;
+        let names = entries.iter().filter_map(|entry| entry.to_str());
+        let names = names.filter_map(|name| SecretName::parse(name).ok());
+        let mapping = |name: SecretName| match self.get(&name) {
+            Ok(found) => found.map(|(_, mapping)| Ok(mapping)),
+            Err(e) if e.kind() == Kind::Damaged || !self.is_file(&name) => None,
+            Err(e) => Some(Err(e)),
+        };
+        names.filter_map(mapping).collect()
+    }
+
+    fn is_file(&self, name: &SecretName) -> bool {
+        let stat = self.directory.stat(name.as_str().as_ref());
+        stat.ok()
+            .flatten()
+            .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file())
+    }
+
     fn failed(&self, verb: &str, name: &str, e: io::Error) -> Error {
         Error::io(
             format!("cannot {verb} {}", self.path.join(name).display()),
@@ -265,6 +289,7 @@ mod tests {
         std::fs::write(dir.path().join("cache.enc"), b"PSIC").unwrap();
         std::fs::create_dir(dir.path().join("directory")).unwrap();
         assert_eq!(store.list().unwrap(), [name("good")]);
+        assert_eq!(store.mappings().unwrap().len(), 1);
         assert!(store.get(&name("directory")).is_err());
     }
 
@@ -273,6 +298,7 @@ mod tests {
         let (dir, store) = store();
         std::fs::write(dir.path().join("good"), MAPPING).unwrap();
         std::os::unix::fs::symlink("good", dir.path().join("link")).unwrap();
+        assert_eq!(store.mappings().unwrap().len(), 1);
         assert_eq!(store.get(&name("link")).unwrap_err().kind(), Kind::Io);
         let pipe = dir.path().join("pipe");
         rustix::fs::mknodat(

@@ -6,6 +6,8 @@
 use std::fmt;
 
 use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -93,6 +95,12 @@ impl fmt::Debug for Key {
 
 /// What a slot keeps beside the wrapped key, e.g. a TPM's sealed object.
 pub type SlotFields = serde_json::Map<String, serde_json::Value>;
+
+/// What a slot of kind `pkcs11` keeps: its key, encrypted for the private key on the token.
+pub fn encrypted_key_fields(encrypted: &[u8]) -> SlotFields {
+    let text = BASE64.encode(encrypted);
+    SlotFields::from_iter([("encrypted_key".to_owned(), text.into())])
+}
 
 /// Something that can give the same slot key again on this host, and only here.
 pub trait Protector: Send {

@@ -3,6 +3,7 @@
 //! It accepts at once; lookups wait while the cache is being opened. It ends on SIGTERM, once
 //! what is in flight is answered, and reads its configuration again on SIGHUP.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::provider::Provider;
 use crate::systemd::{self, Credentials};
 
 mod access;
+mod carried;
 mod connections;
 mod http;
 mod inventory;
@@ -62,7 +64,11 @@ pub struct Server {
     sealed: Arc<Sealed>,
     lookups: Lookups,
     access: RwLock<Arc<Access>>,
+    workloads: RwLock<Arc<Workloads>>,
 }
+
+/// The configured workloads of each provider.
+type Workloads = BTreeMap<ProviderName, BTreeSet<String>>;
 
 impl Server {
     fn new(config: &Config, environment: &Environment) -> Result<Self> {
@@ -73,6 +79,7 @@ impl Server {
         Ok(Self {
             lookups: Lookups::new(Arc::clone(&store), Arc::clone(&sealed), providers),
             access: RwLock::new(Arc::new(access(config, &environment.credentials)?)),
+            workloads: RwLock::new(Arc::new(workloads(config))),
             store,
             sealed,
         })
@@ -80,6 +87,11 @@ impl Server {
 
     fn access(&self) -> Arc<Access> {
         Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn workloads(&self) -> Arc<Workloads> {
+        let workloads = self.workloads.read();
+        Arc::clone(&workloads.unwrap_or_else(PoisonError::into_inner))
     }
 
     fn status(&self) -> Status {
@@ -92,11 +104,22 @@ impl Server {
         let config = (environment.load_config)()?;
         let access_now = access(&config, &environment.credentials)?.replacing(&self.access());
         *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access_now);
+        let workloads_now = self.workloads.write();
+        *workloads_now.unwrap_or_else(PoisonError::into_inner) = Arc::new(workloads(&config));
         self.lookups
             .use_providers(open_providers(&config, environment));
         self.sealed.open().await;
         Ok(())
     }
+}
+
+fn workloads(config: &Config) -> Workloads {
+    let mut workloads = Workloads::new();
+    for (name, workload) in &config.workloads {
+        let of_provider = workloads.entry(workload.provider).or_default();
+        of_provider.insert(name.clone());
+    }
+    workloads
 }
 
 fn open_providers(config: &Config, environment: &Environment) -> Providers {
@@ -162,6 +185,7 @@ async fn serve(config: &Config, environment: &Environment) -> Result<()> {
         })
     };
     let watchdog = tokio::spawn(watch_over(Arc::clone(&server)));
+    let old_file = tokio::spawn(carried::watch_old_file(Arc::clone(&server)));
     while let Event::Reload = signals.next().await {
         // A device that hangs must not hold up the end.
         tokio::select! {
@@ -172,6 +196,7 @@ async fn serve(config: &Config, environment: &Environment) -> Result<()> {
     info!("stopping; what is in flight is answered first");
     systemd::notify_stopping();
     watchdog.abort();
+    old_file.abort();
     stop.send_replace(true);
     connections.finish().await;
     opening.abort();

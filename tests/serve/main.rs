@@ -13,3 +13,4 @@ mod requests;
 mod restart;
 mod retired;
 mod systemd;
+mod version1;

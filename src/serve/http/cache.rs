@@ -96,6 +96,7 @@ async fn hand_over(
     let handed_over = to_the_end(async move {
         let handed_over = server.sealed.hand_over(provider, body).await?;
         server.lookups.forget_provider(provider);
+        server.settle_carried(provider, &handed_over).await;
         Ok(handed_over)
     })
     .await?;

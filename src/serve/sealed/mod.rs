@@ -16,6 +16,7 @@ use crate::config::{CacheConfig, OnUnsealFailure};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
 use crate::protector::{Credential, Devices, Recovery};
+use crate::serve::carried;
 use crate::wire::{Attempted, HandOver, HandedOver, PutLocal, RemovedLocal};
 
 mod slots;
@@ -109,7 +110,7 @@ impl Sealed {
 
     async fn try_to_open(&self, recovery: Recovery) -> Result<Opening> {
         let (path, devices) = (self.path.clone(), self.devices()?);
-        blocking(move || Cache::open(&path, &devices.to_open(recovery)?)).await
+        blocking(move || carried::open(&path, &devices.to_open(recovery)?)).await
     }
 
     fn outcome(&self, opening: Result<Opening>) -> State {
@@ -313,6 +314,21 @@ impl Sealed {
             other => Err(other
                 .not_open()
                 .during("local values are in the cache only")),
+        }
+    }
+
+    /// Runs `work` on the open cache; nothing if it is not open.
+    ///
+    /// # Errors
+    /// What `work` says.
+    pub async fn if_open<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Cache) -> Result<T> + Send + 'static,
+    ) -> Result<Option<T>> {
+        let _changing = self.changing.lock().await;
+        match self.state() {
+            State::Open(cache) => blocking(move || work(&cache).map(Some)).await,
+            _ => Ok(None),
         }
     }
 

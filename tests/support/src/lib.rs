@@ -6,4 +6,5 @@ pub mod podman;
 pub mod proxy;
 pub mod psi;
 pub mod swtpm;
+pub mod vectors;
 pub mod wait;
