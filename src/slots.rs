@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::cache::{self, Anew, Attempt, Cache, Keyslot};
 use crate::error::{Error, Kind, Result};
@@ -23,16 +24,15 @@ pub fn init(path: &Path, devices: &Devices, asked: &Init) -> Result<(Cache, Init
         None => devices.to_create()?,
         Some(kind) => devices.of_kind(kind, asked.pcrs.as_deref(), asked.force)?,
     }];
-    let mut keys = NewKeys::default();
-    if asked.recovery {
-        // After the first slot, whose number is 1.
-        protectors.push(keys.recovery(2)?);
-    }
+    let recovery = asked.recovery.then(NewRecovery::make).transpose()?;
+    protectors.extend(recovery.iter().map(NewRecovery::protector));
     let (cache, replaced) = Cache::init(path, &protectors, asked.force)?;
+    let header = &cache.current().header;
+    let last = header.slots.last().map_or(0, |slot| slot.id);
     let made = Initialised {
-        cache: Verified::from(&cache.current().header),
+        cache: Verified::from(header),
         replaced: replaced.map(|path| path.display().to_string()),
-        recovery_key: keys.0.pop(),
+        recovery_key: recovery.map(|key| key.told(last)),
     };
     Ok((cache, made))
 }
@@ -124,10 +124,10 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn add(&self, asked: &AddSlot) -> Result<SlotsChanged> {
-        let start = std::time::Instant::now();
-        let mut keys = NewKeys::default();
+        let start = Instant::now();
+        let mut recovery = None;
         let protector = match asked.kind {
-            SlotKind::Recovery => keys.recovery(0)?,
+            SlotKind::Recovery => recovery.insert(NewRecovery::make()?).protector(),
             SlotKind::Credential => {
                 self.refuse_second_credential()?;
                 self.credential(asked.slot_key.as_ref())
@@ -137,14 +137,17 @@ impl Job<'_> {
                 .of_kind(kind, asked.pcrs.as_deref(), asked.force)?,
         };
         let slot = self.cache.add_slot(protector.as_ref(), &asked.label)?;
-        keys.0.iter_mut().for_each(|key| key.slot = slot);
         let attempt = Attempt {
             slot,
             kind: asked.kind,
             took: start.elapsed(),
             failure: None,
         };
-        Ok(keys.told_with(&[attempt]))
+        Ok(SlotsChanged {
+            attempts: vec![Attempted::from(&attempt)],
+            recovery_keys: recovery.map(|key| key.told(slot)).into_iter().collect(),
+            ..SlotsChanged::default()
+        })
     }
 
     /// systemd delivers one key, so a second slot would open with the first one's.
@@ -162,36 +165,42 @@ impl Job<'_> {
     }
 
     fn remove(&self, id: u32) -> Result<SlotsChanged> {
-        let mut keys = NewKeys::default();
         let current = self.cache.current();
-        let mut anew: Vec<Anew> = Vec::new();
-        for slot in &current.header.slots {
-            if slot.id != id && slot.kind == SlotKind::Recovery {
-                anew.push((slot.id, keys.recovery(slot.id)?));
-            }
-        }
+        let mut stay = current.header.slots.iter().filter(|slot| slot.id != id);
+        let recovery = new_recovery_keys(&mut stay)?;
         let protectors = self.devices.to_open(self.recovery.clone())?;
+        let anew: Vec<Anew> = recovery
+            .iter()
+            .map(|(slot, key)| (*slot, key.protector()))
+            .collect();
         self.cache.remove_slot(id, &protectors, &anew)?;
-        Ok(keys.told_with(&[]))
+        Ok(SlotsChanged {
+            recovery_keys: recovery
+                .into_iter()
+                .map(|(slot, key)| key.told(slot))
+                .collect(),
+            ..SlotsChanged::default()
+        })
     }
 
     fn reseal(&self, asked: &ResealSlots) -> Result<SlotsChanged> {
-        let mut keys = NewKeys::default();
+        let slots = self.to_reseal(asked.id)?;
+        let recovery = new_recovery_keys(&mut slots.iter())?;
         let mut anew: Vec<Anew> = Vec::new();
-        for slot in self.to_reseal(asked.id)? {
-            let protector = match slot.kind {
-                SlotKind::Recovery => keys.recovery(slot.id)?,
-                SlotKind::Credential => self.credential(asked.slot_key.as_ref()),
-                kind => {
-                    let pcrs = asked.pcrs.clone().or_else(|| own_pcrs(&slot));
+        for slot in &slots {
+            let new_key = recovery.iter().find(|(id, _)| *id == slot.id);
+            let protector = match (slot.kind, new_key) {
+                (_, Some((_, key))) => key.protector(),
+                (SlotKind::Credential, _) => self.credential(asked.slot_key.as_ref()),
+                (kind, _) => {
+                    let pcrs = asked.pcrs.clone().or_else(|| own_pcrs(slot));
                     self.devices.of_kind(kind, pcrs.as_deref(), asked.force)?
                 }
             };
             anew.push((slot.id, protector));
         }
         let mut attempts = self.cache.reseal_slots(&anew)?;
-        let failed = attempts.iter().filter(|a| a.failure.is_some()).count();
-        if failed > 0 && failed == attempts.len() {
+        if !attempts.is_empty() && attempts.iter().all(|a| a.failure.is_some()) {
             let first = attempts.swap_remove(0);
             let what = format!("{} was not sealed anew", first.name());
             return Err(match first.failure {
@@ -199,7 +208,14 @@ impl Job<'_> {
                 None => Error::new(Kind::Internal, what),
             });
         }
-        Ok(keys.told_with(&attempts))
+        Ok(SlotsChanged {
+            attempts: attempts.iter().map(Attempted::from).collect(),
+            recovery_keys: recovery
+                .into_iter()
+                .map(|(slot, key)| key.told(slot))
+                .collect(),
+            ..SlotsChanged::default()
+        })
     }
 
     /// The slot `id`, or those that do not open now; a recovery key waits to be entered and is
@@ -231,24 +247,30 @@ fn own_pcrs(slot: &Keyslot) -> Option<Vec<u8>> {
     Binding::of(&slot.fields).map(|binding| binding.pcrs)
 }
 
-/// The recovery keys that a change has made.
-#[derive(Default)]
-struct NewKeys(Vec<NewRecoveryKey>);
+/// A recovery key that was made just now.
+struct NewRecovery(Arc<RecoveryKey>);
 
-impl NewKeys {
-    fn recovery(&mut self, slot: u32) -> Result<Box<dyn Protector>> {
-        let key = Arc::new(RecoveryKey::generate()?);
-        let protector = Box::new(Recovery::entered(Arc::clone(&key)));
-        let key = RecoveryText(key);
-        self.0.push(NewRecoveryKey { slot, key });
-        Ok(protector)
+impl NewRecovery {
+    fn make() -> Result<Self> {
+        Ok(Self(Arc::new(RecoveryKey::generate()?)))
     }
 
-    fn told_with(self, attempts: &[Attempt]) -> SlotsChanged {
-        SlotsChanged {
-            opened_by: None,
-            attempts: attempts.iter().map(Attempted::from).collect(),
-            recovery_keys: self.0,
-        }
+    fn protector(&self) -> Box<dyn Protector> {
+        Box::new(Recovery::entered(Arc::clone(&self.0)))
     }
+
+    fn told(self, slot: u32) -> NewRecoveryKey {
+        let key = RecoveryText(self.0);
+        NewRecoveryKey { slot, key }
+    }
+}
+
+/// A new key for each recovery slot of these.
+fn new_recovery_keys<'a>(
+    slots: &mut impl Iterator<Item = &'a Keyslot>,
+) -> Result<Vec<(u32, NewRecovery)>> {
+    slots
+        .filter(|slot| slot.kind == SlotKind::Recovery)
+        .map(|slot| Ok((slot.id, NewRecovery::make()?)))
+        .collect()
 }

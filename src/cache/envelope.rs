@@ -231,7 +231,7 @@ fn version_1() -> Error {
 /// The cache file is not what PSI wrote.
 pub(super) fn damaged(why: &str) -> Error {
     Error::new(Kind::Damaged, format!("the cache file is damaged: {why}")).hint(
-        "restore it from a backup, or `psi-cachectl init --backend credential --force` and `systemctl start psi-infisical-setup` for a new one",
+        "restore it from a backup, or `psi-cachectl init --backend tpm --force` and `systemctl start psi-infisical-setup` for a new one",
     )
 }
 

@@ -5,6 +5,7 @@ use crate::secret::SecretValue;
 use crate::wire::{Entry, WorkloadEntries};
 
 mod local;
+mod slots;
 
 /// A protector whose key is given, to test the cache without a device.
 struct Fixed(u8);

@@ -232,8 +232,8 @@ impl Job<'_> {
         lines.extend(self.key.delivery().filter(|_| self.is_credential()));
         if !self.args.recovery {
             lines.push(
-                "without a recovery slot the values have to be fetched again once that slot no \
-                 longer opens; `psi-cachectl slots add recovery` makes one"
+                "without a recovery slot all values have to be fetched again, and local ones are \
+                 lost, once that slot no longer opens: `psi-cachectl slots add recovery` makes one"
                     .to_owned(),
             );
         }

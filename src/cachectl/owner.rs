@@ -1,5 +1,6 @@
 //! Who may touch the cache: psi-serve while it runs, else whoever takes the lock.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use crate::client::Client;
 use crate::config::{Backend, Config};
 use crate::error::{Kind, Result};
 use crate::lock::Lock;
-use crate::protector::{Credential, Devices, Recovery};
+use crate::protector::{Credential, Devices, Protector, Recovery};
 
 /// How long a psi-serve that is starting or ending, or another psi-cachectl, is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -55,14 +56,22 @@ pub async fn find(config: &Config) -> Result<Owner> {
 /// [`Kind::Unreachable`] if no slot opens it, [`Kind::Damaged`] if it is not what was saved.
 pub fn open_cache(config: &Config, credential: Credential) -> Result<Option<Arc<Cache>>> {
     let protectors = devices(config, credential).to_open(Recovery::not_entered())?;
-    if let Some(carried_over) = v1::carry_over(&config.cache.path, &protectors)? {
-        tracing::info!("{carried_over}");
-    }
-    match Cache::open(&config.cache.path, &protectors)? {
+    match open(&config.cache.path, &protectors)? {
         Opening::Absent => Ok(None),
         Opening::Opened(cache, _) => Ok(Some(cache)),
         Opening::NoSlot(unopened) => Err(unopened.error()),
     }
+}
+
+/// [`open_cache`] with these, however it ends.
+///
+/// # Errors
+/// As [`Cache::open`].
+pub fn open(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Opening> {
+    if let Some(carried_over) = v1::carry_over(path, protectors)? {
+        tracing::info!("{carried_over}");
+    }
+    Cache::open(path, protectors)
 }
 
 /// What there is to open and to seal with. Without a backend: what `tpm` stands for.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use crate::cache::{self, Cache, Header, Opening};
+use crate::cache::{self, Header, Opening};
 use crate::cachectl::owner::{self, Owner};
 use crate::cachectl::printed::{self, Slot, date, printable};
 use crate::cachectl::sealed_key::{SealedKey, Sealing};
@@ -386,7 +386,7 @@ fn change_under_lock(path: &Path, devices: &Devices, asked: &Slots) -> Result<Sl
     if matches!(asked.change, SlotChange::Test) {
         return slots::test(path, devices, asked);
     }
-    match Cache::open(path, &devices.to_open(slots::entered(asked))?)? {
+    match owner::open(path, &devices.to_open(slots::entered(asked))?)? {
         Opening::Absent => Err(slots::no_file(path)),
         Opening::NoSlot(unopened) => Err(unopened.error()),
         Opening::Opened(cache, attempts) => {

@@ -15,6 +15,7 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::protector::Credential;
+use crate::slots;
 use crate::wire::{Attempted, Trouble, Verified};
 
 /// How long psi-serve may take to say how it is.
@@ -148,11 +149,7 @@ async fn verify(
     file: &Option<File>,
     failure: Option<Error>,
 ) -> Result<Verified> {
-    let absent = || {
-        let what = format!("there is no {}", config.cache.path.display());
-        Error::new(Kind::NotFound, what)
-            .hint("`psi-cachectl init --backend credential` makes one, or the first `psi-setup`")
-    };
+    let absent = || slots::no_file(&config.cache.path);
     if file.is_none() {
         return Err(absent());
     }

@@ -242,8 +242,8 @@ impl Tpm {
 }
 
 /// The remedy when the TPM is in order and its slot is not for this boot, or not for this TPM.
-const RESEAL: &str = "if that was you (an update, Secure Boot keys, a new board), open the cache \
-                      with its credential or recovery slot and run `psi-cachectl slots reseal`";
+const RESEAL: &str = "if that was you (an update, Secure Boot keys, a new board): `psi-cachectl slots \
+                      reseal` seals it anew, with `--recovery` if no other slot opens the cache";
 
 impl Drop for Tpm {
     fn drop(&mut self) {
