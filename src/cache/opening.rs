@@ -80,14 +80,22 @@ pub struct Unopened {
 impl Unopened {
     /// Why none of the slots opens the cache, with the next step that leads out of it.
     pub fn error(&self) -> Error {
+        self.error_and("")
+    }
+
+    /// The same, saying first what is to become of it, e.g. `; it is kept`.
+    pub fn error_and(&self, prospect: &str) -> Error {
         let tried: Vec<String> = self
             .attempts
             .iter()
             .filter_map(|a| Some(format!("{}: {}", a.name(), a.failure.as_ref()?)))
             .collect();
         let what = match tried.is_empty() {
-            true => "no slot opens the cache: its header names none".to_owned(),
-            false => format!("no slot opens the cache; tried {}", tried.join("; ")),
+            true => format!("no slot opens the cache{prospect}; its header names none"),
+            false => format!(
+                "no slot opens the cache{prospect}; tried {}",
+                tried.join("; ")
+            ),
         };
         Error::new(Kind::Unreachable, what).hint(self.remedy())
     }

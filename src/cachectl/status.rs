@@ -252,6 +252,9 @@ impl Status {
             lines.add("old file", format!("{path}, {why} or {until}"));
         }
         lines.add("psi-serve", self.psi_serve.in_words());
+        if let Some(next) = self.psi_serve.next() {
+            lines.add("next", printable(next));
+        }
         if let Some(slots) = self.file.as_ref().and_then(|f| f.slots.as_ref()) {
             lines.0.push('\n');
             lines
@@ -303,6 +306,11 @@ impl Status {
 }
 
 impl Serve {
+    /// What to do about its cache.
+    fn next(&self) -> Option<&str> {
+        self.status.as_ref()?["cache"]["next"].as_str()
+    }
+
     /// How it tried to open the cache.
     fn attempts(&self) -> Vec<Attempted> {
         let status = self.status.as_ref();

@@ -29,6 +29,8 @@ struct CacheStatus {
     state: &'static str,
     #[serde(flatten)]
     header: Option<Verified>,
+    /// What to do if it can't be used.
+    next: Option<String>,
     /// How each slot was tried when the cache was last opened, or was not.
     attempts: Vec<Attempted>,
 }
@@ -77,6 +79,7 @@ impl Status {
             cache: CacheStatus {
                 state: state.name(),
                 header: state.header().as_ref().map(Verified::from),
+                next: state.next_step(),
                 attempts: server.sealed.attempts(),
             },
             providers,

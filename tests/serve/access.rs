@@ -178,6 +178,7 @@ fn writes_are_forbidden(host: &Host) {
         ("POST", "/cache/infisical".into(), r#"{"workloads": {}}"#),
         ("POST", "/cache/invalidate".into(), r#"{"id": "x"}"#),
         ("POST", "/cache/init".into(), r#"{"force": true}"#),
+        ("POST", "/cache/slots".into(), r#"{"change": "test"}"#),
         ("POST", "/cache/check".into(), "{}"),
         ("POST", "/cache/verify".into(), ""),
         ("PUT", "/local/A".into(), "v"),

@@ -142,7 +142,6 @@ impl Sealed {
 
     /// The attempts themselves are in the log already.
     fn unopened(&self, unopened: &Unopened) -> State {
-        let error = unopened.error();
         let (is_replaceable, prospect) = match self.on_unseal_failure {
             OnUnsealFailure::Keep => (false, String::new()),
             OnUnsealFailure::Recreate => match unopened.may_be_recreated() {
@@ -156,9 +155,8 @@ impl Sealed {
                 ),
             },
         };
-        let hint = error.next_step().unwrap_or_default().to_owned();
-        let told = Error::new(error.kind(), format!("{error}{prospect}")).hint(hint);
-        self.closed(&format!("no slot opens it{prospect}"), told, is_replaceable)
+        let why = format!("no slot opens it{prospect}");
+        self.closed(&why, unopened.error_and(&prospect), is_replaceable)
     }
 
     fn closed(&self, why: &str, error: Error, is_replaceable: bool) -> State {

@@ -57,6 +57,14 @@ impl State {
         }
     }
 
+    /// What to do where there is trouble.
+    pub fn next_step(&self) -> Option<String> {
+        match self {
+            State::Open(_) | State::Off => None,
+            other => other.not_open().next_step().map(str::to_owned),
+        }
+    }
+
     /// Why it is not open.
     pub fn not_open(&self) -> Error {
         match self {

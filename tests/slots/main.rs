@@ -1,0 +1,12 @@
+//! What opens the sealed cache: a software TPM that boots, changes, goes and comes back, printed
+//! keys, and `psi-cachectl slots`; with psi-serve and without.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod change;
+mod crash;
+mod fixture;
+mod init;
+mod recovery;
+mod recreate;
+mod stories;
