@@ -73,12 +73,11 @@ impl Directory {
         Ok(rustix::fs::fchown(file, Some(uid), Some(gid))?)
     }
 
-    /// Puts `bytes` in the place of the file `name`; they are on disk when this returns. One
-    /// process at a time may do this for a name.
+    /// Puts `bytes`, which are on disk then, in the place of the file `name`. [`Directory::sync`]
+    /// makes that durable. One process at a time may do this for a name.
     ///
     /// # Errors
-    /// What the system says. The file is then the old one, unless the last step, making the
-    /// rename itself durable, was what failed.
+    /// What the system says. The file is then the old one.
     pub fn replace(&self, name: &OsStr, bytes: &[u8], mode: Mode, owner: Owner) -> io::Result<()> {
         let mut temporary = OsString::from(".");
         temporary.push(name);
@@ -92,7 +91,7 @@ impl Directory {
             let _ = self.remove(&temporary);
             return Err(e);
         }
-        self.sync()
+        Ok(())
     }
 
     fn write_new(&self, name: &OsStr, bytes: &[u8], mode: Mode, owner: Owner) -> io::Result<()> {

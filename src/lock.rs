@@ -79,15 +79,16 @@ fn cannot_open(path: &Path, error: io::Error) -> Error {
 /// it away, but only if it is new, since another file may have been linked in its place.
 fn open_or_create(path: &Path) -> io::Result<File> {
     let (directory, name) = Directory::of(path)?;
-    if let Some(file) = directory.open_file(name, OFlags::RDWR)? {
+    // To read only: on a disk that has become read-only the lock can be taken all the same.
+    if let Some(file) = directory.open_file(name, OFlags::RDONLY)? {
         return Ok(file);
     }
     match directory.create_file(name, Mode::RUSR | Mode::WUSR, Owner::OfDirectory) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            directory.open_file(name, OFlags::RDWR)?.ok_or(e)
-        }
-        created => created,
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
     }
+    let file = directory.open_file(name, OFlags::RDONLY)?;
+    file.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 #[cfg(test)]

@@ -96,20 +96,30 @@ pub fn stat(path: &Path) -> Result<Option<Found>> {
 }
 
 /// Puts `bytes` in the place of the file: readable by its owner alone, owned by whoever owns the
-/// directory if root writes it, on disk when this returns.
+/// directory if root writes it. [`make_durable`] is the step that is left.
 ///
 /// # Errors
-/// [`Kind::Io`] naming the path. The file is then the old one, unless the last step, making the
-/// rename itself durable, was what failed.
+/// [`Kind::Io`] naming the path. The file is then the old one.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let failed = |e: std::io::Error| {
-        Error::io(format!("cannot write {}", path.display()), e)
-            .hint("the last good cache is kept; see `df` and `mount` for a full or read-only disk")
-    };
     let mode = Mode::RUSR | Mode::WUSR;
     Directory::of(path)
         .and_then(|(directory, name)| directory.replace(name, bytes, mode, Owner::OfDirectory))
-        .map_err(failed)
+        .map_err(|e| cannot_write(path, e))
+}
+
+/// Makes sure that the file that is in place is there after a power cut as well.
+///
+/// # Errors
+/// [`Kind::Io`] naming the path.
+pub fn make_durable(path: &Path) -> Result<()> {
+    Directory::of(path)
+        .and_then(|(directory, _)| directory.sync())
+        .map_err(|e| cannot_write(path, e))
+}
+
+fn cannot_write(path: &Path, error: std::io::Error) -> Error {
+    Error::io(format!("cannot write {}", path.display()), error)
+        .hint("the last good cache is kept; see `df` and `mount` for a full or read-only disk")
 }
 
 /// Gives the file the second name `<name>.<suffix>`, under which it survives [`replace`].
@@ -122,16 +132,31 @@ pub fn keep_as(path: &Path, suffix: &str) -> Result<PathBuf> {
     second.push(suffix);
     let second = PathBuf::from(second);
     let kept = Directory::of(path).and_then(|(directory, name)| {
-        directory.link(name, second.file_name().unwrap_or_default())?;
-        directory.sync()
+        let second = second.file_name().unwrap_or_default();
+        directory.link(name, second)?;
+        directory.sync().inspect_err(|_| {
+            let _ = directory.remove(second);
+        })
     });
     match kept {
         Ok(()) => Ok(second),
         Err(e) => {
             let what = format!("cannot keep {} as {}", path.display(), second.display());
-            Err(Error::io(what, e).hint("nothing was changed; try again in a second"))
+            Err(Error::io(what, e).hint("nothing was changed; see `df` and `mount` for a full or read-only disk, then try again"))
         }
     }
+}
+
+/// Takes back what was done since [`keep_as`] gave the file the name `kept`, which is gone then.
+pub fn restore(path: &Path, kept: &Path) {
+    let _ = Directory::of(path).and_then(|(directory, name)| {
+        let kept = kept.file_name().unwrap_or_default();
+        let inode = |name| Ok::<_, std::io::Error>(directory.stat(name)?.map(|s| s.st_ino));
+        match inode(name)? == inode(kept)? {
+            true => directory.remove(kept),
+            false => directory.rename(kept, name),
+        }
+    });
 }
 
 /// Removes the file, if it is there.

@@ -296,15 +296,30 @@ impl Cache {
     }
 
     /// Puts `new` on disk as the next generation, and serves it once it is there.
+    ///
+    /// # Errors
+    /// [`Kind::Io`]; what was there before is then still there.
     fn replace(&self, mut new: Saved) -> Result<u64> {
         new.header.generation += 1;
         new.header.written_at = now();
         let generation = new.header.generation;
         let bytes = envelope::seal(&new.header, &new.data_key, new.table.text())?;
         file::replace(&self.path, &bytes)?;
+        file::make_durable(&self.path).inspect_err(|_| self.take_back())?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         *current = Arc::new(new);
         Ok(generation)
+    }
+
+    /// Puts what is served back in the place of what may not outlive a power cut. A disk that
+    /// refuses this as well has said so already.
+    fn take_back(&self) {
+        let before = self.current();
+        if before.header.generation == 0 {
+            return file::remove(&self.path);
+        }
+        let bytes = envelope::seal(&before.header, &before.data_key, before.table.text());
+        let _ = bytes.and_then(|bytes| file::replace(&self.path, &bytes));
     }
 }
 
@@ -323,7 +338,7 @@ pub fn keeping_old<T>(
     match make() {
         Ok(made) => Ok((made, aside)),
         Err(error) => {
-            file::remove(&aside);
+            file::restore(path, &aside);
             Err(error)
         }
     }

@@ -105,7 +105,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::Damaged`] if it is not a mapping, [`Kind::Io`] if it cannot be written. What was
-    /// there before is then still there.
+    /// there before is then still there, unless the disk failed in the very last step.
     pub fn put(&self, id: &SecretId, mapping: &[u8]) -> Result<()> {
         Mapping::parse(mapping)?;
         let _writing = self.start_writing();
@@ -113,10 +113,8 @@ impl Store {
         let name = id.as_str().as_ref();
         self.directory
             .replace(name, mapping, mode, Owner::OfDirectory)
-            .map_err(|e| {
-                self.failed("write", id.as_str(), e)
-                    .hint("see `df` and `mount` for a full or read-only disk")
-            })
+            .and_then(|()| self.directory.sync())
+            .map_err(|e| self.failed("write", id.as_str(), e))
     }
 
     fn start_writing(&self) -> MutexGuard<'_, ()> {
@@ -131,7 +129,12 @@ impl Store {
         let _writing = self.start_writing();
         let failed = |e| self.failed("remove", id.as_str(), e);
         match self.directory.remove(id.as_str().as_ref()) {
-            Ok(()) => self.directory.sync().map(|()| true).map_err(failed),
+            Ok(()) => {
+                // It is gone. Were this an error, Podman would keep a secret without a mapping; a
+                // power cut may bring back no more than a mapping that nobody asks for.
+                let _ = self.directory.sync();
+                Ok(true)
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(failed(e)),
         }
@@ -183,6 +186,7 @@ impl Store {
             format!("cannot {verb} {}", self.path.join(name).display()),
             e,
         )
+        .hint("`ls -l` shows what is there; see `df` and `mount` for a full or read-only disk")
     }
 
     fn corrupt(&self, name: &SecretName, why: &Error) -> Error {

@@ -82,7 +82,8 @@ pub fn changed(path: &Path) -> Option<u64> {
 /// Puts `text` in the place of the drop-in, whole or not at all; its folder is made if missing.
 ///
 /// # Errors
-/// [`Kind::Io`] naming the file; what was there before is then still there.
+/// [`Kind::Io`] naming the file; what was there before is then still there, unless the disk
+/// failed in the very last step.
 pub fn write(path: &Path, text: &str) -> Result<()> {
     let failed = |e: io::Error| {
         Error::io(format!("cannot write {}", path.display()), e)
@@ -95,7 +96,10 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
     }
     let mode = Mode::from_raw_mode(0o644);
     Directory::open(folder)
-        .and_then(|d| d.replace(FILE.as_ref(), text.as_bytes(), mode, Owner::Maker))
+        .and_then(|d| {
+            d.replace(FILE.as_ref(), text.as_bytes(), mode, Owner::Maker)?;
+            d.sync()
+        })
         .map_err(failed)
 }
 

@@ -4,7 +4,6 @@
 //! registered, and a secret is registered before a drop-in names it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::info;
@@ -27,6 +26,7 @@ mod job;
 mod local;
 mod outcome;
 mod plan;
+mod reload;
 mod report;
 mod retire;
 
@@ -38,6 +38,7 @@ use discover::Listings;
 use job::Job;
 use local::LocalValues;
 use plan::{Action, Actual, Driver, Plan};
+use reload::PendingReload;
 use retire::Rules;
 
 /// How long a provider that is down is asked again while something is missing.
@@ -131,7 +132,7 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
         now,
         prune_after: config.prune_after,
         prune_now: options.prune_now,
-        reload_is_due: reload_marker(config).exists(),
+        reload_is_due: PendingReload::of(config).is_due(),
     };
     report
         .notes
@@ -294,12 +295,15 @@ async fn register_all(
 /// Writes the drop-ins that differ, and has systemd read its units again if one did, in this run
 /// or in one that ended before it came to that.
 fn write_drop_ins(config: &Config, jobs: &mut [Job<'_>], report: &mut Report) {
-    let pending = reload_marker(config);
+    let pending = PendingReload::of(config);
     for job in jobs {
         let Some(text) = job.new_drop_in() else {
             continue;
         };
-        match note_pending(&pending).and_then(|()| dropin::write(&job.drop_in, &text)) {
+        match pending
+            .note()
+            .and_then(|()| dropin::write(&job.drop_in, &text))
+        {
             Ok(()) => {
                 info!("{} was written", job.drop_in.display());
                 job.drop_in_written = true;
@@ -308,25 +312,13 @@ fn write_drop_ins(config: &Config, jobs: &mut [Job<'_>], report: &mut Report) {
             Err(error) => job.outcome = Err(error),
         }
     }
-    if !pending.exists() {
+    if !pending.is_due() {
         return;
     }
     let reloaded = systemd::daemon_reload(config.scope);
     // Where there is no systemd the next run can't do better.
     if !matches!(&reloaded, Err(e) if e.kind() != Kind::Unreachable) {
-        let _ = std::fs::remove_file(&pending);
+        pending.done();
     }
     report.reloaded = Some(reloaded.map_err(|e| (&e).into()));
-}
-
-/// There while systemd has yet to read its units again. Beside the lock: at a reboot systemd reads
-/// all of them anyway.
-fn reload_marker(config: &Config) -> PathBuf {
-    config.socket.with_file_name("setup.reload")
-}
-
-fn note_pending(marker: &Path) -> Result<()> {
-    std::fs::File::create(marker)
-        .map(drop)
-        .map_err(|e| Error::io(format!("cannot write {}", marker.display()), e))
 }

@@ -82,7 +82,9 @@ pub fn carry_over(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Opti
         None => Cache::unsaved(path, opener)?,
     };
     keep(path)?;
-    cache.save_carried(contents.as_ref())?;
+    cache
+        .save_carried(contents.as_ref())
+        .inspect_err(|_| file::restore(path, &old_file(path)))?;
     Ok(Some(carried_over))
 }
 

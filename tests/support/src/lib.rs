@@ -1,5 +1,6 @@
 //! What the tests and the demo run against.
 
+pub mod disk;
 pub mod http;
 pub mod infisical;
 pub mod podman;
