@@ -1,4 +1,5 @@
-//! psi-cachectl: makes, describes, verifies, refreshes, fills and empties the sealed cache.
+//! psi-cachectl: makes, describes, verifies, refreshes, fills and empties the sealed cache, and changes
+//! what opens it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,7 +10,7 @@ use psi::cachectl::Command;
 use psi::cli::{self, CommonArgs};
 use psi::protector::SEALED_FILE;
 
-/// Makes, describes, verifies, refreshes, fills and empties the sealed cache.
+/// Makes, describes, verifies, refreshes, fills and empties the sealed cache, and changes what opens it.
 ///
 /// A running psi-serve is asked to do it; otherwise it is done here, under the same lock. Run it
 /// as root.
