@@ -1,10 +1,11 @@
-//! `psi-cachectl slots …`: what opens the cache, listed, tried and changed.
+//! The commands themselves: asked of psi-serve, or done under the lock.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use super::{Add, Entered, List, Remove, Reseal, Test};
 use crate::cache::{self, Header, Opening};
 use crate::cachectl::owner::{self, Owner};
 use crate::cachectl::printed::{self, Slot, date, printable};
@@ -19,161 +20,22 @@ use crate::wire::{
     AddSlot, Attempted, RecoveryText, ResealSlots, SlotChange, SlotKey, Slots, SlotsChanged,
 };
 
-/// `psi-cachectl slots`
-#[derive(Debug, clap::Subcommand)]
-pub enum Command {
-    /// Say which slots the cache has; no device is asked.
-    List(List),
-    /// Add one more way to open the cache.
-    Add(Add),
-    /// Remove a slot and encrypt everything under a new key. A recovery slot that stays gets a new
-    /// key, which is printed.
-    Remove(Remove),
-    /// Say which slots open now, how long it took, and why the others do not.
-    Test(Test),
-    /// Seal a slot anew, to what runs now: all that do not open, or one.
-    Reseal(Reseal),
-}
-
-/// `psi-cachectl slots list`
-#[derive(Debug, clap::Args)]
-pub struct List {
-    /// One JSON array on one line.
-    #[arg(long)]
-    json: bool,
-}
-
-/// The key that opens a cache when nothing else does.
-#[derive(Debug, clap::Args)]
-struct Entered {
-    /// Read a recovery key from standard input; it opens the cache if nothing else does.
-    #[arg(long)]
-    recovery: bool,
-}
-
-/// `psi-cachectl slots add`
-#[derive(Debug, clap::Args)]
-pub struct Add {
-    /// The new slot's kind.
-    kind: Kinds,
-    /// A note for people.
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    label: String,
-    #[command(flatten)]
-    sealing: Sealing,
-    #[command(flatten)]
-    entered: Entered,
-    /// Seal to PCRs even if nothing has been measured into them.
-    #[arg(long)]
-    force: bool,
-}
-
-/// Kinds of slots that can be added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Kinds {
-    /// The TPM, bound to PCRs.
-    #[value(alias = "tpm")]
-    Tpm2,
-    /// A key that systemd-creds seals and systemd delivers.
-    Credential,
-    /// A printed key.
-    Recovery,
-}
-
-impl From<Kinds> for SlotKind {
-    fn from(kind: Kinds) -> Self {
-        match kind {
-            Kinds::Tpm2 => SlotKind::Tpm2,
-            Kinds::Credential => SlotKind::Credential,
-            Kinds::Recovery => SlotKind::Recovery,
-        }
-    }
-}
-
-/// `psi-cachectl slots remove`
-#[derive(Debug, clap::Args)]
-pub struct Remove {
-    /// The slot's number, as `slots list` shows it.
-    id: u32,
-    #[command(flatten)]
-    entered: Entered,
-}
-
-/// `psi-cachectl slots test`
-#[derive(Debug, clap::Args)]
-pub struct Test {
-    /// Only this slot.
-    id: Option<u32>,
-    #[command(flatten)]
-    entered: Entered,
-}
-
-/// `psi-cachectl slots reseal`
-#[derive(Debug, clap::Args)]
-pub struct Reseal {
-    /// Only this slot, whether it opens or not; a recovery slot gets a new key, which is printed.
-    id: Option<u32>,
-    #[command(flatten)]
-    sealing: Sealing,
-    #[command(flatten)]
-    entered: Entered,
-    /// Seal to PCRs even if nothing has been measured into them.
-    #[arg(long)]
-    force: bool,
-}
-
-impl Command {
-    /// Finds wrong usage.
-    ///
-    /// # Errors
-    /// [`Kind::Usage`]
-    pub fn check(&self) -> Result<()> {
-        match self {
-            Command::Add(add) => match add.kind {
-                Kinds::Credential => add.sealing.check_for_credential(),
-                Kinds::Tpm2 => add.sealing.check_for_others(true),
-                Kinds::Recovery => add.sealing.check_for_others(false),
-            },
-            Command::Reseal(reseal) => {
-                pcrs::parse_if_given(reseal.sealing.pcrs.as_deref()).map(drop)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Does it. `sealed_key` is the key of a credential slot, as systemd-creds sealed it.
-    ///
-    /// # Errors
-    /// Why it was not done; the slots are then the old ones.
-    pub async fn run(
-        &self,
-        config: &Config,
-        credential: Credential,
-        sealed_key: &Path,
-    ) -> Result<Outcome> {
-        let job = Job {
-            config,
-            credential,
-            sealed_key,
-        };
-        match self {
-            Command::List(list) => job.list(list),
-            Command::Add(add) => job.add(add).await,
-            Command::Remove(remove) => job.remove(remove).await,
-            Command::Test(test) => job.test(test).await,
-            Command::Reseal(reseal) => job.reseal(reseal).await,
-        }
-    }
-}
-
-struct Job<'a> {
-    config: &'a Config,
-    credential: Credential,
-    sealed_key: &'a Path,
+/// One command, for this host.
+pub struct Job<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// What systemd delivered, or else the sealed key.
+    pub credential: Credential,
+    /// The key of a credential slot as systemd-creds sealed it.
+    pub sealed_key: &'a Path,
 }
 
 impl Job<'_> {
-    fn list(&self, args: &List) -> Result<Outcome> {
+    /// The slots, as the header has them.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no file, [`Kind::Damaged`] if its header is not readable.
+    pub fn list(&self, args: &List) -> Result<Outcome> {
         let slots = Slot::all(&self.header()?);
         if args.json {
             let json = serde_json::to_string(&slots).map_err(|e| {
@@ -195,7 +57,11 @@ impl Job<'_> {
         Ok(Outcome::done(cli::table(&headers, &rows)))
     }
 
-    async fn add(&self, args: &Add) -> Result<Outcome> {
+    /// One slot more; of a recovery slot its key is printed.
+    ///
+    /// # Errors
+    /// Why it was not added; the slots are then the old ones.
+    pub async fn add(&self, args: &Add) -> Result<Outcome> {
         let kind = SlotKind::from(args.kind);
         let recovery = entered(&args.entered).await?;
         // Before a key is sealed for it.
@@ -234,7 +100,11 @@ impl Job<'_> {
         Ok(told(&lines, &changed))
     }
 
-    async fn remove(&self, args: &Remove) -> Result<Outcome> {
+    /// One slot less. Recovery slots that stay have new keys, which are printed.
+    ///
+    /// # Errors
+    /// As [`Job::add`].
+    pub async fn remove(&self, args: &Remove) -> Result<Outcome> {
         let recovery = entered(&args.entered).await?;
         let change = SlotChange::Remove { id: args.id };
         let changed = self.change(Slots { change, recovery }).await?;
@@ -247,7 +117,12 @@ impl Job<'_> {
         Ok(told(&lines, &changed))
     }
 
-    async fn test(&self, args: &Test) -> Result<Outcome> {
+    /// Every slot tried by itself, or one.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is nothing to try. Slots that do not open are the outcome's
+    /// failure.
+    pub async fn test(&self, args: &Test) -> Result<Outcome> {
         let recovery = entered(&args.entered).await?;
         let change = SlotChange::Test;
         let mut changed = self.change(Slots { change, recovery }).await?;
@@ -285,7 +160,11 @@ impl Job<'_> {
         })
     }
 
-    async fn reseal(&self, args: &Reseal) -> Result<Outcome> {
+    /// New keys for the slots that do not open, or for one.
+    ///
+    /// # Errors
+    /// As [`Job::add`] if none was sealed anew; those that were not are else the outcome's failure.
+    pub async fn reseal(&self, args: &Reseal) -> Result<Outcome> {
         let recovery = entered(&args.entered).await?;
         let header = self.header()?;
         let slot = args.id.map(|id| {
