@@ -114,6 +114,10 @@ impl Job<'_> {
              copies of the file that were made before",
             args.id
         ));
+        lines.extend(changed.recovery_keys.iter().map(|new| {
+            let slot = new.slot;
+            format!("the key of slot {slot} (recovery) that was printed before opens nothing more")
+        }));
         Ok(told(&lines, &changed))
     }
 
