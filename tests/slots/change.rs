@@ -121,7 +121,7 @@ fn a_removed_slot_opens_nothing_any_more_and_the_recovery_key_is_a_new_one() {
             .says(&[
                 "slot 1 was removed",
                 "copies of the file",
-                "slot 2 (recovery) that was printed before opens nothing more",
+                "slot 2 (recovery) that was printed before no longer opens it",
             ])
             .recovery_key();
         assert_ne!(key, old_key);

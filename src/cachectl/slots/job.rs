@@ -116,7 +116,7 @@ impl Job<'_> {
         ));
         lines.extend(changed.recovery_keys.iter().map(|new| {
             let slot = new.slot;
-            format!("the key of slot {slot} (recovery) that was printed before opens nothing more")
+            format!("the key of slot {slot} (recovery) that was printed before no longer opens it")
         }));
         Ok(told(&lines, &changed))
     }
