@@ -523,38 +523,6 @@ fn what_root_makes_belongs_to_the_owner_of_the_state_directory() {
 }
 
 #[test]
-fn links_planted_in_the_state_directory_leave_their_targets_alone() {
-    let commands: [&[&str]; 5] = [
-        &INIT,
-        &FORCE,
-        &VERIFY,
-        &["status"],
-        &["invalidate", "by-name"],
-    ];
-    for planted in ["cache.enc", ".lock", ".cache.enc.new", "by-name"] {
-        for existing in [true, false] {
-            let m = Machine::new();
-            chown(m.host.state_dir(), Some(65534), Some(65534)).unwrap();
-            let target = m.host.path("target");
-            if existing {
-                fs::write(&target, b"precious").unwrap();
-            }
-            symlink(&target, m.host.state_dir().join(planted)).unwrap();
-            for command in commands {
-                m.run(command);
-            }
-            match existing {
-                true => {
-                    assert_eq!(fs::read(&target).unwrap(), b"precious", "{planted}");
-                    assert_eq!(fs::metadata(&target).unwrap().uid(), 0, "{planted}");
-                }
-                false => assert!(!target.exists(), "{planted}"),
-            }
-        }
-    }
-}
-
-#[test]
 fn a_link_in_the_place_of_the_cache_is_an_error_that_names_it() {
     let m = Machine::new();
     symlink("/etc/hostname", m.cache()).unwrap();

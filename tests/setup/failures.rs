@@ -155,3 +155,45 @@ fn a_report_that_nobody_reads_is_a_failure() {
     let output = command.stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(74), "{}", both(&output));
 }
+
+#[test]
+fn no_file_that_psi_serve_could_have_planted_is_touched() {
+    let f = Fixture::new(&workload("myapp"));
+    f.set("/myapp", "A", "1");
+    let trace = f.host.path("trace");
+    let mut strace = f.host.command("strace");
+    strace.args([
+        "-f",
+        "-y",
+        "-s",
+        "4096",
+        "-e",
+        "trace=%file,renameat2,linkat",
+        "-o",
+    ]);
+    let output = strace
+        .arg(&trace)
+        .arg(crate::fixture::SETUP)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", both(&output));
+    let trace = std::fs::read_to_string(trace).unwrap();
+    let state_dir = f.host.state_dir().display().to_string();
+    assert!(trace.contains("50-secrets.conf"), "it was traced");
+    assert!(!trace.contains(&state_dir), "{trace}");
+}
+
+#[test]
+fn links_beside_the_socket_leave_their_targets_alone() {
+    let f = Fixture::new(&workload("myapp"));
+    f.set("/myapp", "A", "1");
+    let target = f.host.path("target");
+    for (planted, code) in [("setup.reload", 0), ("setup.lock", 74)] {
+        let link = f.host.socket().with_file_name(planted);
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let text = f.setup_exits(code, &[]);
+        assert!(code == 0 || text.contains(planted), "{text}");
+        assert!(!target.exists(), "{planted}");
+    }
+}

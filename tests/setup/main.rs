@@ -5,6 +5,7 @@
 mod adopt;
 mod crash;
 mod failures;
+mod faults;
 mod fixture;
 mod local;
 mod refresh;
