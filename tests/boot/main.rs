@@ -37,6 +37,10 @@ fn a_machine_is_set_up_and_lives_through_what_may_come() {
         story::psi_serve_runs_as_its_own_user_and_owns_its_files,
         story::a_reboot_keeps_the_secrets,
         story::a_reboot_in_an_outage_starts_the_workload_from_the_cache,
+        story::a_stopped_service_leaves_a_socket_that_works,
+        story::a_reload_keeps_serving_even_if_the_new_configuration_is_wrong,
+        story::a_hundred_kills_stop_neither_the_socket_nor_a_lookup,
+        story::a_firmware_update_leaves_the_other_slot_and_the_tpm_is_sealed_to_again,
         story::what_an_outage_keeps_back_comes_by_itself_and_holds_up_nobody_else,
         story::the_journal_has_no_secret,
     ];

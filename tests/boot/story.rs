@@ -2,7 +2,7 @@
 
 use psi_test_support::wait;
 
-use crate::machine::Machine;
+use crate::machine::{Machine, text};
 use crate::{install, readme};
 
 /// Part of everything secret; the journal must never have it.
@@ -96,6 +96,83 @@ pub fn a_reboot_in_an_outage_starts_the_workload_from_the_cache(machine: &mut Ma
     assert_eq!(variable(machine, "myapp", "DB_PASSWORD"), PASSWORD);
 }
 
+/// The socket outlives the service, and whoever asks starts it again.
+pub fn a_stopped_service_leaves_a_socket_that_works(machine: &mut Machine) {
+    machine.run("systemctl stop psi-secrets.service");
+    assert_eq!(state(machine, "psi-secrets.service"), "inactive");
+    assert_eq!(state(machine, "psi-secrets.socket"), "active");
+    assert_eq!(lookup(machine, "myapp--DB_PASSWORD"), PASSWORD);
+    assert_eq!(state(machine, "psi-secrets.service"), "active");
+}
+
+/// The process stays the same one; a mistake leaves the configuration before in force.
+pub fn a_reload_keeps_serving_even_if_the_new_configuration_is_wrong(machine: &mut Machine) {
+    let pid = machine.property("psi-secrets.service", "MainPID");
+    let configuration = machine.read("/etc/psi/config.yaml");
+    machine.rewrite(
+        "/etc/psi/config.yaml",
+        &configuration.replace("providers:", "allowed_uids: [1234]\nproviders:"),
+    );
+    machine.run("systemctl reload psi-secrets.service");
+    machine.rewrite(
+        "/etc/psi/config.yaml",
+        &configuration.replace("providers:", "providders:"),
+    );
+    machine.run("systemctl reload psi-secrets.service");
+    let said = "the configuration stays as it was: /etc/psi/config.yaml:";
+    assert!(machine.journal().contains(said));
+    assert_eq!(lookup(machine, "myapp--DB_PASSWORD"), PASSWORD);
+    machine.rewrite("/etc/psi/config.yaml", &configuration);
+    machine.run("systemctl reload psi-secrets.service");
+    assert_eq!(machine.property("psi-secrets.service", "MainPID"), pid);
+}
+
+/// The socket does not give up on a service that dies again and again, and no lookup fails. Only
+/// the growing delay between restarts is left out here.
+pub fn a_hundred_kills_stop_neither_the_socket_nor_a_lookup(machine: &mut Machine) {
+    machine.write(
+        "/run/systemd/system/psi-secrets.service.d/no-delay.conf",
+        "[Service]\nRestartSteps=0\nRestartMaxDelaySec=infinity\n",
+    );
+    machine.run("systemctl daemon-reload");
+    let answers = machine.run(
+        "export SECRET_ID=$(podman secret inspect --format {{.ID}} myapp--DB_PASSWORD)
+        for i in $(seq 100); do
+            systemctl kill --signal=KILL psi-secrets.service
+            psi-secret lookup
+            echo
+        done",
+    );
+    assert_eq!(answers, format!("{PASSWORD}\n").repeat(100));
+    assert_eq!(state(machine, "psi-secrets.socket"), "active");
+    assert_eq!(machine.property("psi-secrets.service", "NRestarts"), "100");
+    machine.run(
+        "rm -r /run/systemd/system/psi-secrets.service.d
+        systemctl daemon-reload
+        systemctl restart psi-secrets.service",
+    );
+}
+
+/// The PCR that the TPM's slot is bound to is another one after the reboot. No credential is bound to
+/// any, so every unit starts, and another slot opens the cache while the provider is down.
+pub fn a_firmware_update_leaves_the_other_slot_and_the_tpm_is_sealed_to_again(
+    machine: &mut Machine,
+) {
+    machine.run("psi-cachectl slots add credential");
+    machine.write("/etc/firmware", "version 2\n");
+    machine.reboot();
+    assert_eq!(state(machine, "psi-secrets.service"), "active");
+    assert_eq!(setup_ended(machine), ("active".into(), "75".into()));
+    assert_eq!(variable(machine, "myapp", "DB_PASSWORD"), PASSWORD);
+    let tested = machine.try_run("psi-cachectl slots test");
+    assert_eq!(tested.status.code(), Some(69));
+    assert!(text(&tested.stdout).contains("PCR 7"), "{tested:?}");
+
+    machine.run("psi-cachectl slots reseal && systemctl restart psi-secrets.service");
+    machine.run("psi-cachectl slots test");
+    assert_eq!(lookup(machine, "myapp--DB_PASSWORD"), PASSWORD);
+}
+
 /// The setup unit fails for want of another workload's secrets. Who starts after it waits for that
 /// one attempt; it is tried again until the provider is back.
 pub fn what_an_outage_keeps_back_comes_by_itself_and_holds_up_nobody_else(machine: &mut Machine) {
@@ -137,6 +214,17 @@ pub fn the_journal_has_no_secret(machine: &mut Machine) {
     assert!(journal.contains("psi-serve") && journal.contains("myapp--DB_PASSWORD"));
     let lines: Vec<&str> = journal.lines().filter(|line| line.contains(MARK)).collect();
     assert!(lines.is_empty(), "{lines:#?}");
+}
+
+fn state(machine: &Machine, unit: &str) -> String {
+    machine.property(unit, "ActiveState")
+}
+
+/// What Podman's driver answers for a secret.
+fn lookup(machine: &Machine, name: &str) -> String {
+    machine.run(&format!(
+        "SECRET_ID=$(podman secret inspect --format {{{{.ID}}}} {name}) psi-secret lookup"
+    ))
 }
 
 /// The state of the setup unit and the exit status of its last run.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod adopt;
+mod bad_answers;
 mod crash;
 mod failures;
 mod faults;

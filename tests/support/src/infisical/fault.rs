@@ -19,8 +19,21 @@ pub enum Route {
     Login,
     /// Listings, of whichever API version is served.
     List,
+    /// Listings of that folder.
+    ListOf(&'static str),
     /// One secret by name, of whichever API version is served.
     Secret,
+}
+
+impl Route {
+    /// Whether it takes in a request to `endpoint` for `folder`.
+    fn takes_in(self, endpoint: Option<Self>, folder: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::ListOf(listed) => endpoint == Some(Self::List) && folder == listed,
+            route => endpoint == Some(route),
+        }
+    }
 }
 
 /// How often a fault happens.
@@ -117,13 +130,11 @@ impl Faults {
         self.planned.clear();
     }
 
-    /// The oldest fault that is planned for a request to `route`, used up by one.
-    pub fn take(&mut self, route: Option<Route>) -> Option<Fault> {
+    /// The oldest fault that is planned for a request to `endpoint`, used up by one.
+    pub fn take(&mut self, endpoint: Option<Route>, folder: &str) -> Option<Fault> {
         self.planned.retain(|plan| plan.1 != Times::Next(0));
-        let plan = self
-            .planned
-            .iter_mut()
-            .find(|plan| plan.0 == Route::Any || Some(plan.0) == route)?;
+        let mut planned = self.planned.iter_mut();
+        let plan = planned.find(|plan| plan.0.takes_in(endpoint, folder))?;
         if let Times::Next(left) = &mut plan.1 {
             *left -= 1;
         }

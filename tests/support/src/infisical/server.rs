@@ -154,7 +154,9 @@ fn arrived(state: &mut State, request: &Request) -> (u64, Option<Fault>) {
         status: None,
     });
     let route = Endpoint::find(state.api, request).and_then(|endpoint| endpoint.route());
-    (number, state.faults.take(route))
+    let mut parameters = request.parameters();
+    let folder = parameters.remove("secretPath").unwrap_or_default().concat();
+    (number, state.faults.take(route, &folder))
 }
 
 fn whole(answer: Answer) -> Response<Flow> {
