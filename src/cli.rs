@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -52,9 +53,13 @@ pub fn parse<T: Parser>() -> T {
     })
 }
 
-/// Starts logging: to the journal where stderr is the journal, else to stderr. `PSI_LOG` sets the
-/// level: error, warn, info (the default) or debug. The first call of every program.
+/// Sees to it that no core dump is made, and starts logging: to the journal where stderr is the
+/// journal, else to stderr. `PSI_LOG` sets the level: error, warn, info (the default) or debug. The
+/// first call of every program.
 pub fn init_logging() {
+    // It also keeps others of the same user from reading the memory. Where that can't be had, the
+    // values' own memory is still left out of dumps.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     crate::protector::silence_tss2();
     let wanted = std::env::var("PSI_LOG").unwrap_or_default();
     let level = match wanted.as_str() {

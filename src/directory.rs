@@ -73,19 +73,25 @@ impl Directory {
         Ok(rustix::fs::fchown(file, Some(uid), Some(gid))?)
     }
 
-    /// Puts `bytes`, which are on disk then, in the place of the file `name`. [`Directory::sync`]
-    /// makes that durable. One process at a time may do this for a name.
+    /// Puts `parts`, one after the other and on disk then, in the place of the file `name`.
+    /// [`Directory::sync`] makes that durable. One process at a time may do this for a name.
     ///
     /// # Errors
     /// What the system says. The file is then the old one.
-    pub fn replace(&self, name: &OsStr, bytes: &[u8], mode: Mode, owner: Owner) -> io::Result<()> {
+    pub fn replace(
+        &self,
+        name: &OsStr,
+        parts: &[&[u8]],
+        mode: Mode,
+        owner: Owner,
+    ) -> io::Result<()> {
         let mut temporary = OsString::from(".");
         temporary.push(name);
         temporary.push(".new");
         // What lies there was left by a crash.
         let _ = self.remove(&temporary);
         let written = self
-            .write_new(&temporary, bytes, mode, owner)
+            .write_new(&temporary, parts, mode, owner)
             .and_then(|()| self.rename(&temporary, name));
         if let Err(e) = written {
             let _ = self.remove(&temporary);
@@ -94,9 +100,11 @@ impl Directory {
         Ok(())
     }
 
-    fn write_new(&self, name: &OsStr, bytes: &[u8], mode: Mode, owner: Owner) -> io::Result<()> {
+    fn write_new(&self, name: &OsStr, parts: &[&[u8]], mode: Mode, owner: Owner) -> io::Result<()> {
         let mut file = self.create_file(name, mode, owner)?;
-        file.write_all(bytes)?;
+        for part in parts {
+            file.write_all(part)?;
+        }
         file.sync_all()
     }
 

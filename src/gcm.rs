@@ -27,30 +27,33 @@ pub fn cipher(key: &Key) -> Result<LessSafeKey> {
 ///
 /// # Errors
 /// [`Kind::Internal`] if there is no randomness to be had.
-pub fn random_nonce() -> Result<[u8; NONCE_LEN]> {
+fn random_nonce() -> Result<[u8; NONCE_LEN]> {
     let mut nonce = [0; NONCE_LEN];
     rand::fill(&mut nonce)
         .map_err(|_| Error::new(Kind::Internal, "the system's random source gave no bytes"))?;
     Ok(nonce)
 }
 
-/// Encrypts in place what follows the nonce at `nonce_at`, and appends the tag.
+/// Encrypts in place, under a random nonce. `buffer` has room for the nonce before the plaintext,
+/// and for the tag behind it.
 ///
 /// # Errors
-/// [`Kind::Internal`] if the cipher does not do its work.
-pub fn encrypt_after_nonce(
-    key: &LessSafeKey,
-    aad: &[u8],
-    buffer: &mut Vec<u8>,
-    nonce_at: usize,
-) -> Result<()> {
+/// [`Kind::Internal`] if the cipher does not do its work or there is no randomness. The plaintext
+/// is then as it was.
+pub fn encrypt_in_place(key: &LessSafeKey, aad: &[u8], buffer: &mut [u8]) -> Result<()> {
     let internal = || Error::new(Kind::Internal, "AES-256-GCM could not encrypt");
-    let (nonce, plain) = buffer[nonce_at..].split_at_mut(NONCE_LEN);
-    let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| internal())?;
+    let fresh = random_nonce()?;
+    let (nonce, rest) = buffer
+        .split_at_mut_checked(NONCE_LEN)
+        .ok_or_else(internal)?;
+    nonce.copy_from_slice(&fresh);
+    let plain = rest.len().checked_sub(TAG_LEN).ok_or_else(internal)?;
+    let (plain, room) = rest.split_at_mut(plain);
+    let nonce = Nonce::assume_unique_for_key(fresh);
     let tag = key
         .seal_in_place_separate_tag(nonce, Aad::from(aad), plain)
         .map_err(|_| internal())?;
-    buffer.extend_from_slice(tag.as_ref());
+    room.copy_from_slice(tag.as_ref());
     Ok(())
 }
 

@@ -7,8 +7,6 @@
 
 use std::ops::Range;
 
-use zeroize::Zeroizing;
-
 use crate::error::{Error, Kind, Result};
 use crate::gcm::{NONCE_LEN, TAG_LEN, cipher, decrypt_after_nonce};
 use crate::protector::Key;
@@ -22,7 +20,7 @@ const KEY_LENGTHS: std::ops::RangeInclusive<usize> = 128..=1024;
 /// # Errors
 /// [`Kind::Damaged`] if it is no envelope or was altered, and what `unwrap` says.
 pub fn open(
-    envelope: &mut Zeroizing<Vec<u8>>,
+    envelope: &mut [u8],
     unwrap: impl FnOnce(&[u8]) -> Result<Key>,
 ) -> Result<Range<usize>> {
     let wrapped = wrapped_key(envelope)?;
@@ -78,7 +76,7 @@ pub mod tests {
     fn an_envelope_matches_the_known_answer_and_an_altered_one_is_damage() {
         let mut asked = 0;
         let mut open_it = |envelope: &[u8]| {
-            let mut envelope = Zeroizing::new(envelope.to_vec());
+            let mut envelope = envelope.to_vec();
             let plain = open(&mut envelope, |wrapped| {
                 asked += 1;
                 decrypt(wrapped)

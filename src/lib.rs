@@ -32,6 +32,8 @@ pub mod gcm;
 pub mod hybrid;
 /// Locks that are files.
 pub mod lock;
+/// Memory for values and keys.
+pub mod locked;
 /// Where a secret's value is: the only thing Podman's store holds.
 pub mod mapping;
 /// Podman's secrets, over its REST API.
@@ -56,3 +58,9 @@ pub mod unix_http;
 pub mod wire;
 
 pub use error::{Error, Kind, Result};
+
+/// Wipes whatever is freed, in every program: libraries that read and write secrets leave copies of
+/// them behind in their buffers.
+#[global_allocator]
+static WIPING: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
+    zeroizing_alloc::ZeroAlloc(std::alloc::System);

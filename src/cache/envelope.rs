@@ -16,16 +16,18 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::cache::table::Table;
 use crate::error::{Error, Kind, Result};
-use crate::gcm::{
-    NONCE_LEN, TAG_LEN, cipher, decrypt_after_nonce, encrypt_after_nonce, random_nonce,
-};
+use crate::gcm::{NONCE_LEN, TAG_LEN, cipher, decrypt_after_nonce, encrypt_in_place};
+use crate::locked::Locked;
 use crate::protector::{Key, SlotFields, SlotKind};
 
 const MAGIC: &[u8; 4] = b"PSIC";
 const VERSION: u8 = 2;
 /// Magic, version, three zero bytes and the header's length.
 const PREFIX_LEN: usize = 12;
+/// Length of a key, in bytes.
+const KEY_LEN: usize = 32;
 /// Largest header, in bytes: room for some hundred slots.
 const MAX_HEADER: usize = 1 << 20;
 /// Enough of a file's start for [`read_header`], in bytes.
@@ -72,17 +74,20 @@ impl Keyslot {
     /// # Errors
     /// [`Kind::Internal`] if there is no randomness to be had.
     pub fn wrap(slot: NewSlot<'_>, slot_key: &Key, data_key: &Key) -> Result<Self> {
-        let mut sealed = Zeroizing::new(Vec::with_capacity(NONCE_LEN + 32 + TAG_LEN));
-        sealed.extend_from_slice(&random_nonce()?);
-        sealed.extend_from_slice(data_key.expose());
+        let mut sealed = Zeroizing::new([0; NONCE_LEN + KEY_LEN + TAG_LEN]);
+        sealed[NONCE_LEN..NONCE_LEN + KEY_LEN].copy_from_slice(data_key.expose());
         let context = wrap_context(slot.key_id, slot.id);
-        encrypt_after_nonce(&wrapping_key(slot_key, &context)?, &context, &mut sealed, 0)?;
+        encrypt_in_place(
+            &wrapping_key(slot_key, &context)?,
+            &context,
+            sealed.as_mut_slice(),
+        )?;
         Ok(Self {
             id: slot.id,
             kind: slot.kind,
             label: slot.label.to_owned(),
             created_at: slot.created_at,
-            wrapped_key: BASE64.encode(&*sealed),
+            wrapped_key: BASE64.encode(sealed.as_slice()),
             fields: slot.fields,
         })
     }
@@ -90,16 +95,25 @@ impl Keyslot {
     /// The data key, if `slot_key` is the one that wrapped it.
     ///
     /// # Errors
-    /// [`Kind::Denied`] for another key.
+    /// [`Kind::Denied`] for another key; [`Kind::Damaged`] if no key can have wrapped it.
     pub fn unwrap(&self, key_id: &str, slot_key: &Key) -> Result<Key> {
-        let wrong = || {
-            Error::new(
+        let wrong = || match self.kind {
+            // What a device opened is the key that it sealed: then the rest is not.
+            SlotKind::Tpm2 | SlotKind::Pkcs11 => damaged(&format!(
+                "slot {} ({}) gives a key that is not this header's",
+                self.id, self.kind
+            )),
+            SlotKind::Credential | SlotKind::Recovery => Error::new(
                 Kind::Denied,
                 format!("the key of slot {} ({}) is another one", self.id, self.kind),
             )
-            .hint("it was made anew, or belongs to another host; see `psi-cachectl status`")
+            .hint("it was made anew, or belongs to another host; see `psi-cachectl status`"),
         };
-        let sealed = BASE64.decode(&self.wrapped_key).map_err(|_| wrong())?;
+        let malformed = || damaged(&format!("slot {} ({}) is not readable", self.id, self.kind));
+        let sealed = BASE64.decode(&self.wrapped_key).map_err(|_| malformed())?;
+        if sealed.len() != NONCE_LEN + KEY_LEN + TAG_LEN {
+            return Err(malformed());
+        }
         let mut sealed = Zeroizing::new(sealed);
         let context = wrap_context(key_id, self.id);
         let key = wrapping_key(slot_key, &context)?;
@@ -142,11 +156,18 @@ fn wrapping_key(slot_key: &Key, context: &[u8]) -> Result<LessSafeKey> {
         .map_err(|_| Error::new(Kind::Internal, "cannot derive a slot's wrapping key"))
 }
 
-/// The whole file: `header` in clear and authenticated, `plaintext` encrypted under `key`.
+/// Gives `save` the parts of the file, which are `header` in clear and authenticated, and `table`
+/// encrypted under `key` where it lies. It is in clear again afterwards.
 ///
 /// # Errors
-/// [`Kind::Internal`] if the header cannot be written or there is no randomness.
-pub fn seal(header: &Header, key: &Key, plaintext: &[u8]) -> Result<Vec<u8>> {
+/// [`Kind::Internal`] if the header cannot be written or there is no randomness, and what `save`
+/// says.
+pub fn seal<T>(
+    header: &Header,
+    key: &Key,
+    table: &mut Table,
+    save: impl FnOnce(&[&[u8]]) -> Result<T>,
+) -> Result<T> {
     let internal =
         |what: &str| Error::new(Kind::Internal, format!("cannot seal the cache: {what}"));
     let json = serde_json::to_vec(header).map_err(|e| internal("its header").because(e))?;
@@ -154,19 +175,19 @@ pub fn seal(header: &Header, key: &Key, plaintext: &[u8]) -> Result<Vec<u8>> {
         return Err(internal("too many slots"));
     }
     let length = u32::try_from(json.len()).map_err(|_| internal("its header"))?;
-    let nonce_at = PREFIX_LEN + json.len();
-    let mut file = Zeroizing::new(Vec::with_capacity(
-        nonce_at + NONCE_LEN + plaintext.len() + TAG_LEN,
-    ));
-    file.extend_from_slice(MAGIC);
-    file.extend_from_slice(&[VERSION, 0, 0, 0]);
-    file.extend_from_slice(&length.to_le_bytes());
-    file.extend_from_slice(&json);
-    let aad = file.clone();
-    file.extend_from_slice(&random_nonce()?);
-    file.extend_from_slice(plaintext);
-    encrypt_after_nonce(&cipher(key)?, &aad, &mut file, nonce_at)?;
-    Ok(std::mem::take(&mut *file))
+    let start = [
+        MAGIC.as_slice(),
+        &[VERSION, 0, 0, 0],
+        &length.to_le_bytes(),
+        &json,
+    ]
+    .concat();
+    let cipher = cipher(key)?;
+    encrypt_in_place(&cipher, &start, table.envelope())?;
+    let saved = save(&[&start, table.envelope()]);
+    decrypt_after_nonce(&cipher, &start, table.envelope(), 0)
+        .ok_or_else(|| internal("its contents could not be read back"))?;
+    saved
 }
 
 /// Reads the header, which nothing vouches for until [`open`] has succeeded.
@@ -182,16 +203,16 @@ pub fn version(file: &[u8]) -> Option<u8> {
     file.strip_prefix(MAGIC)?.first().copied()
 }
 
-/// Decrypts the contents in place. The range of the plaintext within `file` is returned.
+/// Decrypts the contents in place.
 ///
 /// # Errors
-/// [`Kind::Damaged`] if a single bit of the file is not as it was saved; `file` is then wiped.
-pub fn open(file: &mut Zeroizing<Vec<u8>>, key: &Key) -> Result<(Header, std::ops::Range<usize>)> {
-    let (header, nonce_at) = split(file)?;
+/// [`Kind::Damaged`] if a single bit of the file is not as it was saved.
+pub fn open(mut file: Locked, key: &Key) -> Result<(Header, Table)> {
+    let (header, nonce_at) = split(&file)?;
     let aad = file[..nonce_at].to_vec();
-    let plain = decrypt_after_nonce(&cipher(key)?, &aad, file, nonce_at)
+    let plain = decrypt_after_nonce(&cipher(key)?, &aad, &mut file, nonce_at)
         .ok_or_else(|| damaged("its contents are not what was saved"))?;
-    Ok((header, plain))
+    Ok((header, Table::parse(file, plain)?))
 }
 
 fn split(file: &[u8]) -> Result<(Header, usize)> {
@@ -216,8 +237,17 @@ fn split(file: &[u8]) -> Result<(Header, usize)> {
     let json = file
         .get(PREFIX_LEN..nonce_at)
         .ok_or_else(|| damaged("its header is cut short"))?;
-    let header = serde_json::from_slice(json).map_err(|_| damaged("its header is not readable"))?;
-    Ok((header, nonce_at))
+    let unreadable = || damaged("its header is not readable");
+    let header: Header = serde_json::from_slice(json).map_err(|_| unreadable())?;
+    match is_key_id(&header.key_id) {
+        true => Ok((header, nonce_at)),
+        false => Err(unreadable()),
+    }
+}
+
+fn is_key_id(text: &str) -> bool {
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    text.len() == 16 && text.bytes().all(is_digit)
 }
 
 fn version_1() -> Error {
@@ -238,6 +268,16 @@ pub(super) fn damaged(why: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::EntryKey;
+
+    fn table() -> Table {
+        let key = EntryKey::from_bytes(&[3; 32]).unwrap();
+        Table::build(&[9; 32], [(&key, b"the value".as_slice())].into_iter()).unwrap()
+    }
+
+    fn sealed(header: &Header, key: &Key) -> Vec<u8> {
+        seal(header, key, &mut table(), |parts| Ok(parts.concat())).unwrap()
+    }
 
     fn sample() -> (Header, Key, Vec<u8>) {
         let key = Key::from_bytes(&[1; 32]).unwrap();
@@ -258,7 +298,7 @@ mod tests {
             local: 0,
             slots: vec![Keyslot::wrap(slot, &slot_key, &key).unwrap()],
         };
-        let file = seal(&header, &key, b"the contents").unwrap();
+        let file = sealed(&header, &key);
         (header, key, file)
     }
 
@@ -266,24 +306,22 @@ mod tests {
     fn what_was_sealed_opens_again() {
         let (header, key, file) = sample();
         assert_eq!(read_header(&file).unwrap(), header);
-        let mut file = Zeroizing::new(file);
-        let (opened, plain) = open(&mut file, &key).unwrap();
+        let (opened, contents) = open(Locked::copy_of(&file), &key).unwrap();
         assert_eq!(opened, header);
-        assert_eq!(&file[plain], b"the contents");
+        assert_eq!(contents.text(), table().text());
     }
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_damage() {
         let (_, key, file) = sample();
         for bit in 0..file.len() * 8 {
-            let mut copy = Zeroizing::new(file.clone());
+            let mut copy = Locked::copy_of(&file);
             copy[bit / 8] ^= 1 << (bit % 8);
-            let error = open(&mut copy, &key).unwrap_err();
+            let error = open(copy, &key).err().unwrap();
             assert_eq!(error.kind(), Kind::Damaged, "bit {bit}");
         }
         for length in 0..file.len() {
-            let mut copy = Zeroizing::new(file[..length].to_vec());
-            let error = open(&mut copy, &key).unwrap_err();
+            let error = open(Locked::copy_of(&file[..length]), &key).err().unwrap();
             assert_eq!(error.kind(), Kind::Damaged, "length {length}");
         }
     }
@@ -304,9 +342,40 @@ mod tests {
     }
 
     #[test]
+    fn a_table_is_in_clear_again_whether_or_not_it_could_be_saved() {
+        let (header, key, _) = sample();
+        let mut contents = table();
+        for outcome in [Ok(()), Err(Error::new(Kind::Io, "the disk is full"))] {
+            let failed = outcome.is_err();
+            let saved = seal(&header, &key, &mut contents, |_| outcome);
+            assert_eq!(saved.is_err(), failed);
+            assert_eq!(contents.text(), table().text());
+        }
+    }
+
+    #[test]
+    fn an_altered_slot_of_a_device_is_damage_and_not_another_key() {
+        let (header, _, _) = sample();
+        let right = Key::from_bytes(&[2; 32]).unwrap();
+        let mut slot = header.slots[0].clone();
+        slot.kind = SlotKind::Tpm2;
+        assert!(slot.unwrap(&header.key_id, &right).is_ok());
+        for (wrapped_key, key_id) in [
+            (slot.wrapped_key.clone(), "0011223344556678"),
+            (slot.wrapped_key.replace('A', "B"), &header.key_id),
+            (slot.wrapped_key[4..].to_owned(), &header.key_id),
+            ("no base64".to_owned(), &header.key_id),
+        ] {
+            slot.wrapped_key = wrapped_key;
+            let error = slot.unwrap(key_id, &right).unwrap_err();
+            assert_eq!(error.kind(), Kind::Damaged, "{error}");
+        }
+    }
+
+    #[test]
     fn two_saves_of_the_same_contents_share_no_nonce() {
         let (header, key, first) = sample();
-        let second = seal(&header, &key, b"the contents").unwrap();
+        let second = sealed(&header, &key);
         assert_ne!(first, second);
     }
 

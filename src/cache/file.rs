@@ -5,31 +5,54 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-use zeroize::Zeroizing;
 
 use crate::directory::{Directory, Owner};
 use crate::error::{Error, Kind, Result};
+use crate::locked::Locked;
 
 /// Largest cache file: far beyond what one hand-over can fill, well within memory.
 const MAX_FILE: u64 = 1 << 30;
 
-/// The whole file, or nothing if there is none.
+/// The whole file, in memory that it can be decrypted in; nothing if there is none.
 ///
 /// # Errors
 /// [`Kind::Io`] if it cannot be read, is no plain file, or is a link.
-pub fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>> {
-    Ok(read_start(path, MAX_FILE)?.map(|(bytes, _)| bytes))
+pub fn read(path: &Path) -> Result<Option<Locked>> {
+    let failed = |e| cannot_read(path, e);
+    let Some((mut file, size)) = open_plain(path)? else {
+        return Ok(None);
+    };
+    let mut bytes = Locked::zeroed(size as usize);
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read(&mut bytes[filled..]).map_err(failed)? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    match filled < bytes.len() {
+        true => Ok(Some(Locked::copy_of(&bytes[..filled]))),
+        false => Ok(Some(bytes)),
+    }
 }
 
 /// The file's first bytes, at most `limit`, and its size; nothing if there is none.
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_start(path: &Path, limit: u64) -> Result<Option<(Zeroizing<Vec<u8>>, u64)>> {
-    let failed = |e: std::io::Error| {
-        Error::io(format!("cannot read {}", path.display()), e)
-            .hint(format!("`ls -l {}` shows what is there", path.display()))
+pub fn read_start(path: &Path, limit: u64) -> Result<Option<(Vec<u8>, u64)>> {
+    let Some((file, size)) = open_plain(path)? else {
+        return Ok(None);
     };
+    let mut bytes = Vec::with_capacity(size.min(limit) as usize);
+    let read = file.take(limit).read_to_end(&mut bytes);
+    read.map_err(|e| cannot_read(path, e))?;
+    Ok(Some((bytes, size)))
+}
+
+/// The file, if there is one, and its size.
+fn open_plain(path: &Path) -> Result<Option<(File, u64)>> {
+    let failed = |e| cannot_read(path, e);
     let Some(file) = open(path).map_err(failed)? else {
         return Ok(None);
     };
@@ -41,10 +64,13 @@ pub fn read_start(path: &Path, limit: u64) -> Result<Option<(Zeroizing<Vec<u8>>,
         )
         .hint("`cache.path` must name a file that PSI wrote, or none"));
     }
-    let expected = meta.len().min(limit) as usize;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(expected + 1));
-    file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
-    Ok(Some((bytes, meta.len())))
+    Ok(Some((file, meta.len())))
+}
+
+fn cannot_read(path: &Path, error: std::io::Error) -> Error {
+    let path = path.display();
+    Error::io(format!("cannot read {path}"), error)
+        .hint(format!("`ls -l {path}` shows what is there"))
 }
 
 fn open(path: &Path) -> std::io::Result<Option<File>> {
@@ -95,15 +121,15 @@ pub fn stat(path: &Path) -> Result<Option<Found>> {
     }))
 }
 
-/// Puts `bytes` in the place of the file: readable by its owner alone, owned by whoever owns the
+/// Puts `parts`, one after the other, in the place of the file: readable by its owner alone, owned by whoever owns the
 /// directory if root writes it. [`make_durable`] is the step that is left.
 ///
 /// # Errors
 /// [`Kind::Io`] naming the path. The file is then the old one.
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn replace(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let mode = Mode::RUSR | Mode::WUSR;
     Directory::of(path)
-        .and_then(|(directory, name)| directory.replace(name, bytes, mode, Owner::OfDirectory))
+        .and_then(|(directory, name)| directory.replace(name, parts, mode, Owner::OfDirectory))
         .map_err(|e| cannot_write(path, e))
 }
 

@@ -54,7 +54,7 @@ pub struct Saved {
     /// What the file says of itself.
     pub header: Header,
     /// Its contents.
-    pub table: Arc<Table>,
+    pub table: Table,
     data_key: Arc<Key>,
 }
 
@@ -127,7 +127,7 @@ impl Cache {
             .ok_or_else(|| Error::new(Kind::Internal, "the cache's HMAC key is not 32 bytes"))?;
         let saved = Saved {
             header,
-            table: Arc::new(table),
+            table,
             data_key: Arc::new(data_key),
         };
         Ok(Self {
@@ -242,17 +242,42 @@ impl Cache {
         Ok(true)
     }
 
-    /// Reads the file again and authenticates all of it, as a start would.
+    /// Reads the file again and authenticates all of it, as a start would. One that is not what was
+    /// saved is written anew from memory, which has everything.
     ///
     /// # Errors
-    /// [`Kind::Damaged`] if it is gone or not what was saved, [`Kind::Io`] if it cannot be read.
+    /// [`Kind::Damaged`] if it was gone or not what was saved, with what became of it; [`Kind::Io`]
+    /// if it cannot be read.
     pub fn verify(&self) -> Result<Header> {
         let _writing = self.start_writing();
         let current = self.current();
-        let mut bytes = file::read(&self.path)?
+        self.check_file(&current)
+            .map_err(|error| match error.kind() {
+                Kind::Damaged => self.mend(&current, error),
+                _ => error,
+            })
+    }
+
+    fn mend(&self, current: &Saved, damage: Error) -> Error {
+        let what = |outcome: &str| Error::new(Kind::Damaged, format!("{damage}; {outcome}"));
+        let again = Saved {
+            header: current.header.clone(),
+            table: current.table.copy(),
+            data_key: Arc::clone(&current.data_key),
+        };
+        match self.replace(again) {
+            Ok(_) => what("it was written anew from memory, which has everything")
+                .hint("look for the reason: `journalctl -k` shows trouble with the disk"),
+            Err(error) => what("memory has everything, but it could not be written").because(error).hint(
+                "do not stop psi-serve: mend the disk first, then `psi-cachectl status --verify` writes the file anew",
+            ),
+        }
+    }
+
+    fn check_file(&self, current: &Saved) -> Result<Header> {
+        let bytes = file::read(&self.path)?
             .ok_or_else(|| envelope::damaged(&format!("{} is gone", self.path.display())))?;
-        let (header, plain) = envelope::open(&mut bytes, &current.data_key)?;
-        Table::parse(bytes, plain)?;
+        let (header, _) = envelope::open(bytes, &current.data_key)?;
         if header.generation != current.header.generation {
             return Err(envelope::damaged("it is not the one that was saved last"));
         }
@@ -290,7 +315,7 @@ impl Cache {
                 local,
                 ..before.header.clone()
             },
-            table: Arc::new(table),
+            table,
             data_key: Arc::clone(&before.data_key),
         })
     }
@@ -303,8 +328,9 @@ impl Cache {
         new.header.generation += 1;
         new.header.written_at = now();
         let generation = new.header.generation;
-        let bytes = envelope::seal(&new.header, &new.data_key, new.table.text())?;
-        file::replace(&self.path, &bytes)?;
+        envelope::seal(&new.header, &new.data_key, &mut new.table, |parts| {
+            file::replace(&self.path, parts)
+        })?;
         file::make_durable(&self.path).inspect_err(|_| self.take_back())?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         *current = Arc::new(new);
@@ -318,8 +344,10 @@ impl Cache {
         if before.header.generation == 0 {
             return file::remove(&self.path);
         }
-        let bytes = envelope::seal(&before.header, &before.data_key, before.table.text());
-        let _ = bytes.and_then(|bytes| file::replace(&self.path, &bytes));
+        let mut table = before.table.copy();
+        let _ = envelope::seal(&before.header, &before.data_key, &mut table, |parts| {
+            file::replace(&self.path, parts)
+        });
     }
 }
 

@@ -4,13 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use zeroize::Zeroizing;
-
 use crate::cache::envelope::{self, Header, Keyslot};
 use crate::cache::owners::Owners;
-use crate::cache::table::{EntryKey, Table};
+use crate::cache::table::EntryKey;
 use crate::cache::{Cache, file, v1};
 use crate::error::{Error, Kind, Result};
+use crate::locked::Locked;
 use crate::protector::{Key, Protector, SlotKind};
 
 /// One try to open or to seal one slot.
@@ -187,7 +186,7 @@ impl Cache {
     /// # Errors
     /// [`Kind::Io`] if it cannot be read, [`Kind::Damaged`] if it is not what was saved.
     pub fn open(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Opening> {
-        let Some(mut bytes) = file::read(path)? else {
+        let Some(bytes) = file::read(path)? else {
             return Ok(Opening::Absent);
         };
         let header = envelope::read_header(&bytes)?;
@@ -204,8 +203,7 @@ impl Cache {
         let Some(data_key) = data_key else {
             return Ok(Opening::NoSlot(Unopened { header, attempts }));
         };
-        let (header, plain) = envelope::open(&mut bytes, &data_key)?;
-        let table = Table::parse(bytes, plain)?;
+        let (header, table) = envelope::open(bytes, &data_key)?;
         Owners::parse(table.get(&EntryKey::OWNERS))?;
         let cache = Self::from_parts(path, data_key, header, table)?;
         Ok(Opening::Opened(Arc::new(cache), attempts))
@@ -226,7 +224,7 @@ pub fn try_slots(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Optio
     for slot in in_order(&header) {
         let (key, attempt) = Attempt::run(slot, || open_slot(&header, slot, protectors));
         if let Some(key) = key {
-            envelope::open(&mut Zeroizing::new(bytes.to_vec()), &key)?;
+            envelope::open(Locked::copy_of(&bytes), &key)?;
         }
         attempts.push(attempt);
     }

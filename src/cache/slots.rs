@@ -107,7 +107,7 @@ impl Cache {
         }
         self.replace(Saved {
             header,
-            table: Arc::clone(&before.table),
+            table: before.table.copy(),
             data_key: Arc::new(data_key),
         })?;
         Ok(())
@@ -148,7 +148,7 @@ fn same<'a>(slot: &'a Keyslot, key_id: &'a str) -> NewSlot<'a> {
 fn with_header(before: &Saved, header: Header) -> Saved {
     Saved {
         header,
-        table: Arc::clone(&before.table),
+        table: before.table.copy(),
         data_key: Arc::clone(&before.data_key),
     }
 }

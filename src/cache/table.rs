@@ -1,4 +1,6 @@
-//! The decrypted contents: one flat buffer, answered from by binary search.
+//! The decrypted contents: one flat buffer in locked memory, answered from by binary search.
+//!
+//! It is decrypted and encrypted where it lies: no copy of it is made for a file.
 //!
 //! ```text
 //! count u32 LE | hmac_key 32 | count x {key 32, offset u32 LE, len u32 LE} sorted by key
@@ -8,10 +10,11 @@
 use std::ops::Range;
 
 use aws_lc_rs::hmac;
-use zeroize::Zeroizing;
 
 use crate::cache::envelope::damaged;
 use crate::error::{Error, Kind, Result};
+use crate::gcm::{NONCE_LEN, TAG_LEN};
+use crate::locked::Locked;
 use crate::mapping::Mapping;
 use crate::protector::Key;
 
@@ -58,18 +61,21 @@ impl Keyer {
 
 /// The contents of an opened cache. Immutable: a commit makes a new one.
 pub struct Table {
-    /// The buffer the file was decrypted in, wiped when dropped.
-    bytes: Zeroizing<Vec<u8>>,
+    /// Has a nonce before the plaintext and a tag behind it, or room for them.
+    bytes: Locked,
     plain: Range<usize>,
     count: usize,
 }
 
 impl Table {
-    /// Takes over a buffer whose range `plain` is the plaintext.
+    /// Takes over a buffer whose range `plain` is the plaintext, between its nonce and its tag.
     ///
     /// # Errors
     /// [`Kind::Damaged`] unless every record is within bounds and the keys ascend.
-    pub fn parse(bytes: Zeroizing<Vec<u8>>, plain: Range<usize>) -> Result<Self> {
+    pub fn parse(bytes: Locked, plain: Range<usize>) -> Result<Self> {
+        if plain.start < NONCE_LEN || plain.end + TAG_LEN > bytes.len() {
+            return Err(damaged("its table has no nonce or no tag"));
+        }
         let text = &bytes[plain.clone()];
         let count = text
             .get(..COUNT_LEN)
@@ -120,20 +126,36 @@ impl Table {
         let values_at = TABLE_AT + count * RECORD_LEN;
         let length = values_at + values;
         u32::try_from(length).map_err(|_| too_large())?;
-        let mut bytes = Zeroizing::new(Vec::with_capacity(length));
-        bytes.extend_from_slice(&as_u32(count));
-        bytes.extend_from_slice(hmac_key);
+        let plain = NONCE_LEN..NONCE_LEN + length;
+        let mut bytes = Locked::zeroed(plain.end + TAG_LEN);
+        let mut text = Writer(&mut bytes[plain.clone()]);
+        text.put(&as_u32(count));
+        text.put(hmac_key);
         let mut offset = values_at;
         for (key, value) in entries.clone() {
-            bytes.extend_from_slice(&key.0);
-            bytes.extend_from_slice(&as_u32(offset));
-            bytes.extend_from_slice(&as_u32(value.len()));
+            text.put(&key.0);
+            text.put(&as_u32(offset));
+            text.put(&as_u32(value.len()));
             offset += value.len();
         }
         for (_, value) in entries {
-            bytes.extend_from_slice(value);
+            text.put(value);
         }
-        Self::parse(bytes, 0..length)
+        Self::parse(bytes, plain)
+    }
+
+    /// The same once more.
+    pub fn copy(&self) -> Self {
+        Self {
+            bytes: Locked::copy_of(&self.bytes),
+            plain: self.plain.clone(),
+            count: self.count,
+        }
+    }
+
+    /// The nonce, the plaintext and the tag, to be encrypted and decrypted where they lie.
+    pub(super) fn envelope(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.plain.start - NONCE_LEN..self.plain.end + TAG_LEN]
     }
 
     /// The plaintext, as it is encrypted.
@@ -194,6 +216,17 @@ impl Table {
     }
 }
 
+/// Fills a buffer from its start to its end.
+struct Writer<'a>(&'a mut [u8]);
+
+impl Writer<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        let (room, rest) = std::mem::take(&mut self.0).split_at_mut(bytes.len());
+        room.copy_from_slice(bytes);
+        self.0 = rest;
+    }
+}
+
 fn read_u32(bytes: &[u8]) -> u32 {
     bytes.iter().rev().fold(0, |n, &b| n << 8 | u32::from(b))
 }
@@ -247,8 +280,9 @@ mod tests {
         .unwrap();
         let text = good.text().to_vec();
         let parse = |text: &[u8]| {
-            let length = text.len();
-            Table::parse(Zeroizing::new(text.to_vec()), 0..length)
+            let buffer = [&[0; NONCE_LEN], text, &[0; TAG_LEN]].concat();
+            let plain = NONCE_LEN..NONCE_LEN + text.len();
+            Table::parse(Locked::copy_of(&buffer), plain)
         };
         assert!(parse(&text).is_ok());
         for length in 0..text.len() {

@@ -303,6 +303,47 @@ fn verify_reads_the_disk_and_not_the_memory() {
 }
 
 #[test]
+fn what_verify_finds_damaged_is_written_anew_from_memory() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    let mut bad = std::fs::read(f.path()).unwrap();
+    *bad.last_mut().unwrap() ^= 1;
+    for damage in [Some(bad), None] {
+        match damage {
+            Some(bad) => std::fs::write(f.path(), bad).unwrap(),
+            None => std::fs::remove_file(f.path()).unwrap(),
+        }
+        let error = cache.verify().unwrap_err();
+        assert!(error.to_string().contains("written anew"), "{error}");
+        assert_eq!(value(&opened(&f.path(), 1), "X"), Some(b"1".to_vec()));
+        cache.verify().unwrap();
+    }
+}
+
+#[test]
+fn what_verify_can_not_mend_stays_in_memory_and_says_how_to_keep_it() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    std::fs::remove_file(f.path()).unwrap();
+    std::fs::create_dir(f.path()).unwrap();
+    let error = cache.verify().unwrap_err();
+    assert_eq!(error.kind(), Kind::Io, "{error}");
+    std::fs::remove_dir(f.path()).unwrap();
+    let in_the_way = f.dir.path().join(".cache.enc.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let error = cache.verify().unwrap_err();
+    assert_eq!(error.kind(), Kind::Damaged, "{error}");
+    assert!(
+        error.next_step().unwrap().contains("do not stop"),
+        "{error}"
+    );
+    assert_eq!(value(&cache, "X"), Some(b"1".to_vec()));
+    std::fs::remove_dir(in_the_way).unwrap();
+    assert!(cache.verify().is_err());
+    cache.verify().unwrap();
+}
+
+#[test]
 fn a_link_in_the_place_of_the_cache_is_not_followed() {
     let f = Fixture::new();
     let elsewhere = f.dir.path().join("elsewhere");

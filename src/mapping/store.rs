@@ -112,7 +112,7 @@ impl Store {
         let mode = Mode::RUSR | Mode::WUSR;
         let name = id.as_str().as_ref();
         self.directory
-            .replace(name, mapping, mode, Owner::OfDirectory)
+            .replace(name, &[mapping], mode, Owner::OfDirectory)
             .and_then(|()| self.directory.sync())
             .map_err(|e| self.failed("write", id.as_str(), e))
     }

@@ -9,10 +9,10 @@ use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use crate::config::{Backend, TpmConfig};
 use crate::error::{Error, Kind, Result};
+use crate::locked::Locked;
 
 mod credential;
 mod recovery;
@@ -47,9 +47,9 @@ impl fmt::Display for SlotKind {
     }
 }
 
-/// 32 random bytes, wiped when dropped and never printed. They stay in one place: moving a key
-/// about leaves no copies behind.
-pub struct Key(Box<Zeroizing<[u8; 32]>>);
+/// 32 random bytes, in locked memory and never printed. They stay in one place: moving a key about
+/// leaves no copies behind.
+pub struct Key(Locked);
 
 impl Key {
     /// A new key from the system's random source.
@@ -57,8 +57,8 @@ impl Key {
     /// # Errors
     /// [`Kind::Internal`] if there is no randomness to be had.
     pub fn generate() -> Result<Self> {
-        let mut bytes = Box::new(Zeroizing::new([0; 32]));
-        rand::fill(bytes.as_mut_slice()).map_err(|_| {
+        let mut bytes = Locked::zeroed(32);
+        rand::fill(&mut bytes).map_err(|_| {
             Error::new(Kind::Internal, "the system's random source gave no bytes")
                 .hint("see `journalctl -k` for the kernel's random number generator")
         })?;
@@ -67,22 +67,17 @@ impl Key {
 
     /// Takes over exactly 32 bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut key = Box::new(Zeroizing::new([0; 32]));
-        if bytes.len() != key.len() {
-            return None;
-        }
-        key.copy_from_slice(bytes);
-        Some(Self(key))
+        (bytes.len() == 32).then(|| Self(Locked::copy_of(bytes)))
     }
 
     /// The same key once more, in a place of its own.
     #[must_use]
     pub fn copy(&self) -> Self {
-        Self(self.0.clone())
+        Self(Locked::copy_of(&self.0))
     }
 
     /// The bytes in clear, for the cipher.
-    pub fn expose(&self) -> &[u8; 32] {
+    pub fn expose(&self) -> &[u8] {
         &self.0
     }
 }

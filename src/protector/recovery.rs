@@ -26,6 +26,7 @@ use aws_lc_rs::digest::{self, SHA256};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Kind, Result};
+use crate::locked::Locked;
 use crate::protector::{Key, Protector, SlotFields, SlotKind};
 
 /// Crockford's base32, <https://www.crockford.com/base32.html>.
@@ -74,7 +75,7 @@ impl RecoveryKey {
     /// # Errors
     /// [`Kind::Usage`] naming the group that is wrong. Nothing of the key is quoted.
     pub fn parse(text: &str) -> Result<Self> {
-        let mut key = Box::new(Zeroizing::new([0; 32]));
+        let mut key = Locked::zeroed(32);
         let mut check = Zeroizing::new([0; BYTES]);
         let groups = split(text)?;
         for (index, symbols) in groups.iter().enumerate() {
@@ -258,8 +259,8 @@ mod tests {
         RecoveryKey(Key::from_bytes(&bytes).unwrap())
     }
 
-    fn bytes_of(text: &str) -> [u8; 32] {
-        *RecoveryKey::parse(text).unwrap().0.expose()
+    fn bytes_of(text: &str) -> Vec<u8> {
+        RecoveryKey::parse(text).unwrap().0.expose().to_vec()
     }
 
     fn error_of(text: &str) -> String {
@@ -314,7 +315,7 @@ mod tests {
                 .collect::<Vec<_>>()
                 .join(" "),
         ] {
-            assert_eq!(&bytes_of(&typed), key.0.expose(), "{typed:?}");
+            assert_eq!(bytes_of(&typed), key.0.expose(), "{typed:?}");
         }
     }
 

@@ -14,13 +14,11 @@ use tokio::sync::watch;
 
 use crate::cache::{Cache, EntryKey, Saved};
 use crate::error::{Error, Kind, Result};
+use crate::locked::Locked;
 use crate::mapping::{Mapping, ProviderName, Stamp, Store};
-use crate::secret::{SecretName, SecretValue};
+use crate::secret::SecretName;
 use crate::serve::providers::Providers;
 use crate::serve::sealed::{Sealed, State};
-
-/// How long a lookup waits for the cache to be opened: less than psi-secret's own patience.
-pub const OPENING_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a failed provider call answers further lookups of the same value.
 const FAILURE_MEMORY: Duration = Duration::from_secs(2);
@@ -30,14 +28,14 @@ pub enum Found {
     /// In the opened cache.
     Sealed(Arc<Saved>, Range<usize>),
     /// In the memory of this process only.
-    Live(Arc<SecretValue>),
+    Live(Arc<Locked>),
 }
 
 impl AsRef<[u8]> for Found {
     fn as_ref(&self) -> &[u8] {
         match self {
             Found::Sealed(saved, range) => saved.table.value(range.clone()),
-            Found::Live(value) => value.expose(),
+            Found::Live(value) => value,
         }
     }
 }
@@ -82,12 +80,12 @@ struct Known {
     entry: Option<(Weak<Cache>, EntryKey)>,
 }
 
-type Outcome = Result<Arc<SecretValue>, Arc<Error>>;
+type Outcome = Result<Arc<Locked>, Arc<Error>>;
 
 /// What providers said, beside the cache.
 #[derive(Default)]
 struct Memory {
-    learned: HashMap<Arc<Mapping>, Arc<SecretValue>>,
+    learned: HashMap<Arc<Mapping>, Arc<Locked>>,
     failed: HashMap<Arc<Mapping>, (Instant, Arc<Error>)>,
     flights: HashMap<Arc<Mapping>, watch::Receiver<Option<Outcome>>>,
     /// Counts each provider's hand-overs and invalidations: what was asked for before one is not
@@ -182,7 +180,7 @@ impl Lookups {
 
     async fn find(&self, name: &SecretName) -> Result<(Found, &AtomicU64), Missing> {
         let mapping = self.mapping(name)?;
-        let state = self.sealed.settled(OPENING_PATIENCE).await;
+        let state = self.sealed.settled().await;
         if let State::Open(cache) = &state {
             let key = self.entry_key(name, &mapping, cache);
             let saved = cache.current();
@@ -283,11 +281,10 @@ impl Lookups {
         let shared = Arc::clone(&self.memory);
         let mapping = Arc::clone(mapping);
         tokio::spawn(async move {
-            let outcome = providers
-                .lookup(&mapping)
-                .await
-                .map(Arc::new)
-                .map_err(Arc::new);
+            let outcome = match providers.lookup(&mapping).await {
+                Ok(value) => Ok(Arc::new(Locked::copy_of(value.expose()))),
+                Err(error) => Err(Arc::new(error)),
+            };
             let mut memory = shared.lock().unwrap_or_else(PoisonError::into_inner);
             if memory.epoch(mapping.provider()) == epoch {
                 memory.land(mapping, &outcome, remember);
@@ -298,7 +295,8 @@ impl Lookups {
         flight
     }
 
-    /// Forgets what was learned live from `provider`: it has handed over all it has.
+    /// Forgets what was learned live from `provider`: what it hands over is newer, whether or not it
+    /// can be kept.
     pub fn forget_provider(&self, provider: ProviderName) {
         let mut memory = self.memory();
         memory.begin_epoch(provider);
@@ -312,15 +310,19 @@ impl Lookups {
     /// [`Missing`] if nothing has that name, else what [`Sealed::invalidate`] says.
     pub async fn invalidate(&self, name: &SecretName) -> Result<Result<bool>, Missing> {
         let mapping = self.mapping(name)?;
-        let sealed = match self.sealed.invalidate(&mapping).await {
-            Ok(sealed) => sealed,
-            Err(error) => return Ok(Err(error)),
-        };
+        let learned = self.forget(&mapping);
+        let sealed = self.sealed.invalidate(&mapping).await;
+        // What was asked for meanwhile is forgotten as well.
+        let learned = self.forget(&mapping) || learned;
+        Ok(sealed.map(|sealed| sealed || learned))
+    }
+
+    /// Forgets what was learned of one value. Says whether there was anything.
+    fn forget(&self, mapping: &Mapping) -> bool {
         let mut memory = self.memory();
         memory.begin_epoch(mapping.provider());
-        memory.failed.remove(&mapping);
-        let learned = memory.learned.remove(&mapping).is_some();
-        Ok(Ok(sealed || learned))
+        memory.failed.remove(mapping);
+        memory.learned.remove(mapping).is_some()
     }
 
     /// How many values are in memory only.

@@ -177,8 +177,12 @@ async fn serve(config: &Config, environment: &Environment) -> Result<()> {
     let connections = Connections::accept(&sockets, &server, &stopping)?;
     let opening = {
         let server = Arc::clone(&server);
+        tokio::spawn(async move { server.sealed.open().await })
+    };
+    let ready = {
+        let server = Arc::clone(&server);
         tokio::spawn(async move {
-            server.sealed.open().await;
+            server.sealed.settled().await;
             let status = server.status().line();
             info!("ready: {status}");
             systemd::notify_ready(&status);
@@ -200,6 +204,7 @@ async fn serve(config: &Config, environment: &Environment) -> Result<()> {
     stop.send_replace(true);
     connections.finish().await;
     opening.abort();
+    ready.abort();
     Ok(())
 }
 

@@ -97,7 +97,7 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
     let mode = Mode::from_raw_mode(0o644);
     Directory::open(folder)
         .and_then(|d| {
-            d.replace(FILE.as_ref(), text.as_bytes(), mode, Owner::Maker)?;
+            d.replace(FILE.as_ref(), &[text.as_bytes()], mode, Owner::Maker)?;
             d.sync()
         })
         .map_err(failed)

@@ -14,11 +14,17 @@ impl Protector for Device {
         self.kind
     }
     fn seal(&self) -> Result<(Key, SlotFields)> {
-        Ok((self.unseal(&SlotFields::new())?, SlotFields::new()))
+        let sealed_by = SlotFields::from_iter([("sealed_by".to_owned(), self.key.into())]);
+        Ok((self.unseal(&sealed_by)?, sealed_by))
     }
-    fn unseal(&self, _: &SlotFields) -> Result<Key> {
+    fn unseal(&self, fields: &SlotFields) -> Result<Key> {
         let away = || Error::new(Kind::Unreachable, "the device is away").hint("bring it back");
-        Ok(Key::from_bytes(&[self.key.ok_or_else(away)?; 32]).unwrap())
+        let key = self.key.ok_or_else(away)?;
+        // A credential has no way to tell.
+        if self.kind == TPM2 && fields["sealed_by"] != key {
+            return Err(Error::new(Kind::Denied, "another device sealed it").hint("use that one"));
+        }
+        Ok(Key::from_bytes(&[key; 32]).unwrap())
     }
 }
 
@@ -94,7 +100,9 @@ fn a_removed_slot_opens_the_old_copy_and_nothing_that_was_saved_since() {
     let slot = envelope::read_header(&old).unwrap().slots.pop().unwrap();
     let mut header = cache.current().header.clone();
     header.slots.push(slot);
-    let forged = envelope::seal(&header, &Key::generate().unwrap(), b"").unwrap();
+    let (key, mut table) = (Key::generate().unwrap(), cache.current().table.copy());
+    let parts = |parts: &[&[u8]]| Ok(parts.concat());
+    let forged = envelope::seal(&header, &key, &mut table, parts).unwrap();
     std::fs::write(f.path(), forged).unwrap();
     assert_eq!(opens_with(&f.path(), device(TPM2, 5)), None);
 
@@ -124,7 +132,7 @@ fn no_slot_is_removed_while_one_that_stays_does_not_open() {
     let before = copy(&f);
     for (stays, cause) in [
         (device(TPM2, None), "is away"),
-        (device(TPM2, 6), "is another one"),
+        (device(TPM2, 6), "another device"),
     ] {
         let error = cache.remove_slot(1, &[stays], &[]).unwrap_err();
         assert_eq!(error.kind(), Kind::Refused);

@@ -25,6 +25,7 @@ use crate::cache::table::EntryKey;
 use crate::error::{Error, Kind, Result};
 use crate::gcm::{NONCE_LEN, TAG_LEN, cipher, decrypt_after_nonce};
 use crate::hybrid;
+use crate::locked::Locked;
 use crate::protector::Key;
 use crate::secret::SecretValue;
 
@@ -86,7 +87,7 @@ pub struct Contents {
 /// [`Kind::Damaged`] if it is not what was saved, [`Kind::Denied`] if the credential is another one
 /// than sealed it, and what `key` says.
 pub fn open(
-    mut file: Zeroizing<Vec<u8>>,
+    mut file: Locked,
     key: impl FnOnce(KeyIn<'_>) -> Result<Key>,
 ) -> Result<Option<Contents>> {
     let Some(sealed) = Sealed::of(&file) else {
@@ -101,13 +102,13 @@ pub fn open(
             parse(&file[plain])
         }
         Sealed::ByToken => {
-            let mut envelope = Zeroizing::new(file[PAYLOAD_AT..].to_vec());
-            let opened = hybrid::open(&mut envelope, |wrapped| key(KeyIn::Token(wrapped)));
+            let envelope = &mut file[PAYLOAD_AT..];
+            let opened = hybrid::open(envelope, |wrapped| key(KeyIn::Token(wrapped)));
             let plain = opened.map_err(|e| match e.kind() {
                 Kind::Damaged => damaged(&e.to_string()),
                 _ => e,
             })?;
-            parse(&envelope[plain])
+            parse(&file[PAYLOAD_AT..][plain])
         }
     }
 }

@@ -7,7 +7,7 @@ use psi_test_support::vectors::version1;
 
 use super::*;
 use crate::cache::Opening;
-use crate::gcm::{cipher, encrypt_after_nonce, random_nonce};
+use crate::gcm::{NONCE_LEN, TAG_LEN, cipher, encrypt_in_place};
 use crate::mapping::ProviderName;
 use crate::wire::{Entry, HandOver, WorkloadEntries};
 
@@ -130,10 +130,9 @@ fn holds_the_vectors_values(cache: &Cache) {
 /// A file that the credential seals.
 fn sealed(contents: &str) -> Vec<u8> {
     let key = Key::from_bytes(&version1("credential")).unwrap();
-    let mut file = [b"PSIC\x01\x01", random_nonce().unwrap().as_slice()].concat();
-    file.extend_from_slice(contents.as_bytes());
-    encrypt_after_nonce(&cipher(&key).unwrap(), &[], &mut file, 6).unwrap();
-    file
+    let mut payload = [&[0; NONCE_LEN], contents.as_bytes(), &[0; TAG_LEN]].concat();
+    encrypt_in_place(&cipher(&key).unwrap(), &[], &mut payload).unwrap();
+    [b"PSIC\x01\x01", payload.as_slice()].concat()
 }
 
 #[test]

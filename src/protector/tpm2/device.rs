@@ -106,7 +106,7 @@ impl Tpm {
 
     fn create(&mut self, key: &Key, pcrs: &Pcrs) -> Answer<(Vec<u8>, Vec<u8>)> {
         let template = sealed_object(self.policy_digest(pcrs)?)?;
-        let secret = SensitiveData::try_from(key.expose().as_slice())?;
+        let secret = SensitiveData::try_from(key.expose())?;
         let session = self.salted_session(SessionType::Hmac)?;
         let srk = self.srk;
         let created = self.context.execute_with_session(Some(session), |tpm| {

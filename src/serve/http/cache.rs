@@ -15,7 +15,6 @@ use crate::serve::Server;
 use crate::serve::http::body::{Answer, json, parse, read_body, secret_json};
 use crate::serve::http::refusal::Refusal;
 use crate::serve::http::to_the_end;
-use crate::serve::lookup::OPENING_PATIENCE;
 use crate::wire::{Check, Init, Invalidate, Invalidated, MAX_HAND_OVER, Prune, Slots, Verified};
 
 /// Largest body of the small JSON requests, in bytes: a check of some ten thousand mappings.
@@ -94,8 +93,9 @@ async fn hand_over(
     }
     let server = Arc::clone(server);
     let handed_over = to_the_end(async move {
-        let handed_over = server.sealed.hand_over(provider, body).await?;
+        let handed_over = server.sealed.hand_over(provider, body).await;
         server.lookups.forget_provider(provider);
+        let handed_over = handed_over?;
         server.settle_carried(provider, &handed_over).await;
         Ok(handed_over)
     })
@@ -116,7 +116,7 @@ async fn hand_over(
 
 async fn check(server: &Server, body: &[u8]) -> Result<Answer, Refusal> {
     let asked: Check = parse(body)?;
-    server.sealed.settled(OPENING_PATIENCE).await;
+    server.sealed.settled().await;
     Ok(json(&server.lookups.check(&asked)?))
 }
 

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::time::Instant;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
@@ -26,6 +27,10 @@ pub use state::State;
 
 use state::Closed;
 
+/// How long after the start lookups wait for the cache to be opened: less than psi-secret's own
+/// patience, and than the time that systemd gives a service to start.
+const OPENING_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Owns the cache's file, for the holder of the state directory's lock.
 pub struct Sealed {
     path: PathBuf,
@@ -36,6 +41,8 @@ pub struct Sealed {
     /// How the last opening went.
     attempts: StdMutex<Vec<Attempted>>,
     changing: Mutex<()>,
+    /// From when on lookups no longer wait for the cache to be opened.
+    settled_by: Instant,
 }
 
 impl Sealed {
@@ -53,6 +60,7 @@ impl Sealed {
             state: watch::Sender::new(State::Opening),
             attempts: StdMutex::default(),
             changing: Mutex::new(()),
+            settled_by: Instant::now() + OPENING_PATIENCE,
         }
     }
 
@@ -72,24 +80,38 @@ impl Sealed {
         self.state.borrow().clone()
     }
 
-    /// The state once it is no longer [`State::Opening`], or that after `patience`.
-    pub async fn settled(&self, patience: Duration) -> State {
+    /// The state once it is no longer [`State::Opening`]. A device that takes longer than
+    /// [`OPENING_PATIENCE`] is not waited for, by nobody.
+    pub async fn settled(&self) -> State {
         let now = self.state();
         if !matches!(now, State::Opening) {
             return now;
         }
         let mut changes = self.state.subscribe();
         let settled = changes.wait_for(|state| !matches!(state, State::Opening));
-        match tokio::time::timeout(patience, settled).await {
+        match tokio::time::timeout_at(self.settled_by, settled).await {
             Ok(Ok(state)) => state.clone(),
             _ => State::Opening,
         }
     }
 
+    /// Waits for other changes to end.
+    async fn turn(&self) -> Result<MutexGuard<'_, ()>> {
+        let turn = tokio::time::timeout(OPENING_PATIENCE, self.changing.lock());
+        turn.await.map_err(|_| {
+            Error::new(
+                Kind::Unreachable,
+                "an earlier operation on the cache has not ended: its device or disk does not answer",
+            )
+            .hint("`journalctl -u psi-secrets` shows what it waits for; nothing was changed")
+        })
+    }
+
     /// Opens the cache, unless it is open or off. Says in the log what was tried.
     pub async fn open(&self) {
-        let _changing = self.changing.lock().await;
-        self.open_now().await;
+        if let Ok(_turn) = self.turn().await {
+            self.open_now().await;
+        }
     }
 
     async fn open_now(&self) {
@@ -207,7 +229,7 @@ impl Sealed {
     /// # Errors
     /// What [`Cache::remove_local`] says, and why the cache is closed. Nothing is changed then.
     pub async fn remove_local(&self, mapping: Mapping) -> Result<RemovedLocal> {
-        let _changing = self.changing.lock().await;
+        let _turn = self.turn().await?;
         self.open_now().await;
         if matches!(self.state(), State::Absent) {
             return Ok(RemovedLocal { removed: false });
@@ -224,7 +246,7 @@ impl Sealed {
         may_replace: bool,
         change: impl FnOnce(&Cache) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let _changing = self.changing.lock().await;
+        let _turn = self.turn().await?;
         self.open_now().await;
         let (state, path, devices) = (self.state(), self.path.clone(), self.devices()?);
         let (cache, changed) = blocking(move || {
@@ -257,7 +279,7 @@ impl Sealed {
     /// # Errors
     /// [`Kind::Damaged`] if it is not what was saved; why there is no open cache.
     pub async fn verify(&self) -> Result<Header> {
-        let _changing = self.changing.lock().await;
+        let _turn = self.turn().await?;
         let cache = self.open_cache()?;
         blocking(move || cache.verify()).await
     }
@@ -268,7 +290,7 @@ impl Sealed {
     /// What [`Cache::invalidate`] says, and why the cache is closed: its file may well have the
     /// value. A cache that is off or not there has nothing to drop.
     pub async fn invalidate(&self, mapping: &Mapping) -> Result<bool> {
-        let _changing = self.changing.lock().await;
+        let _turn = self.turn().await?;
         let cache = match self.state() {
             State::Off | State::Absent => return Ok(false),
             _ => self.open_cache()?,
@@ -288,7 +310,7 @@ impl Sealed {
         keep: BTreeMap<String, Vec<Arc<Mapping>>>,
         forget: Vec<String>,
     ) -> Result<usize> {
-        let _changing = self.changing.lock().await;
+        let _turn = self.turn().await?;
         let cache = match self.state() {
             State::Off | State::Absent => return Ok(0),
             _ => self.open_cache()?,
@@ -323,7 +345,7 @@ impl Sealed {
         &self,
         work: impl FnOnce(&Cache) -> Result<T> + Send + 'static,
     ) -> Result<Option<T>> {
-        let _changing = self.changing.lock().await;
+        let _turn = self.turn().await?;
         match self.state() {
             State::Open(cache) => blocking(move || work(&cache).map(Some)).await,
             _ => Ok(None),
@@ -373,5 +395,36 @@ fn log_attempt(attempt: &Attempt) {
             "{name} did not open in {took} ms: {error}; next: {}",
             error.next_step().unwrap_or("see `psi-cachectl slots test`"),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed() -> Sealed {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let environment = crate::config::Environment::default();
+        let config = crate::config::Config::load(Some(file.path()), false, &environment);
+        Sealed::new(&config.unwrap().cache, Credential::delivered(None))
+    }
+
+    /// A device that never answers must not hold up lookups for longer, nor each of them anew.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_an_opening_beyond_one_deadline() {
+        let sealed = sealed();
+        let start = Instant::now();
+        assert_eq!(sealed.settled().await.name(), "opening");
+        assert_eq!(start.elapsed(), OPENING_PATIENCE);
+        assert_eq!(sealed.settled().await.name(), "opening");
+        assert_eq!(start.elapsed(), OPENING_PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_behind_one_that_does_not_end_is_refused_in_time() {
+        let sealed = sealed();
+        let _other = sealed.turn().await.unwrap();
+        let error = sealed.turn().await.unwrap_err();
+        assert!(error.to_string().contains("has not ended"), "{error}");
     }
 }

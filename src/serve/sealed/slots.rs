@@ -20,13 +20,17 @@ impl Sealed {
     /// [`Kind::Refused`] if a cache is open or a file is there and no `force`, or the cache is
     /// off; [`Kind::Unreachable`] if there is no key to seal it with; what [`Cache::create`] says.
     pub async fn init(&self, asked: Init) -> Result<Initialised> {
-        let _changing = self.changing.lock().await;
+        let _turn = self.turn().await?;
         let devices = self.devices()?;
         if matches!(self.state(), State::Open(_)) && !asked.force {
             return Err(already_open(&self.path));
         }
-        let path = self.path.clone();
+        let (state, path) = (self.state(), self.path.clone());
         let (cache, made) = blocking(move || {
+            if let State::Open(cache) = state {
+                // What is put aside has to be whole: a damaged file is mended by the first try.
+                cache.verify().or_else(|_| cache.verify())?;
+            }
             let (cache, made) = slots::init(&path, &devices, &asked)?;
             info!("{} was created", path.display());
             if let Some(aside) = &made.replaced {
@@ -45,7 +49,7 @@ impl Sealed {
     /// # Errors
     /// Why it was not done; the slots are then the old ones.
     pub async fn change_slots(&self, asked: Slots) -> Result<SlotsChanged> {
-        let _changing = self.changing.lock().await;
+        let _turn = self.turn().await?;
         let devices = self.devices()?;
         let opened_by = self.open_with(slots::entered(&asked)).await?;
         let (state, path) = (self.state(), self.path.clone());
