@@ -57,7 +57,8 @@ Files:
   /run/psi/setup.lock
       Locked while it runs: two runs never mix.
   /etc/credstore.encrypted/
-      Sealed credentials that its unit imports: infisical-client-secret, psi-socket-token.
+      Sealed credentials: infisical-client-secret, psi-socket-token. The unit imports them;
+      by hand, root opens them.
 
 See also:
   psi-serve(1), psi-cachectl(1), psi-secret(1), podman-secret(1), podman-systemd.unit(5)
