@@ -1,4 +1,5 @@
-//! Man pages and completions are whole, and no text names a command or an option that there is not.
+//! Man pages and completions are whole, and no text names a command, an option, a test or a page
+//! that there is not.
 
 #![allow(
     clippy::unwrap_used,
@@ -6,7 +7,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Output};
@@ -167,9 +168,8 @@ const FOREIGN: [&str; 5] = [
 #[test]
 fn texts_name_only_commands_and_options_that_there_are() {
     let programs = psi_manual::programs();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut texts: Vec<(PathBuf, String)> = ["README.md", "CONTRIBUTING.md"]
-        .map(|name| (name.into(), fs::read_to_string(root.join(name)).unwrap()))
+        .map(|name| (name.into(), fs::read_to_string(root().join(name)).unwrap()))
         .into();
     texts.extend(files("docs", "md"));
     texts.extend(files("src", "rs"));
@@ -213,10 +213,14 @@ fn a_command_or_option_that_there_is_not_is_found() {
     }
 }
 
+/// The project's directory.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
 /// The files below the project's `directory` whose names end in `.extension`.
 fn files(directory: &str, extension: &str) -> impl Iterator<Item = (PathBuf, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut directories = vec![root.join(directory)];
+    let mut directories = vec![root().join(directory)];
     let mut files = Vec::new();
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap() {
@@ -352,4 +356,88 @@ fn takes(command: &Command, option: &str) -> Option<bool> {
             .is_some_and(|long| option == format!("--{long}"))
     });
     found.map(|a| a.get_action().takes_values())
+}
+
+#[test]
+fn each_dependency_has_its_reason_in_the_architecture_and_none_is_named_that_is_gone() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let manifest = read("Cargo.toml");
+    let (_, rest) = manifest.split_once("\n[dependencies]\n").unwrap();
+    let lines = rest.lines().take_while(|line| !line.starts_with('['));
+    let direct: BTreeSet<&str> = lines
+        .filter_map(|line| line.split_once(" = "))
+        .map(|(name, _)| name)
+        .collect();
+    let page = read("docs/architecture.md");
+    let (_, section) = page.split_once("\n## Dependencies\n").unwrap();
+    let rows = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    assert_eq!(rows.collect::<BTreeSet<_>>(), direct);
+}
+
+#[test]
+fn a_test_that_the_security_page_names_is_there() {
+    let mut source = String::new();
+    for directory in ["src", "tests", "manual"] {
+        files(directory, "rs").for_each(|(_, text)| source.push_str(&text));
+    }
+    let page = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let is_test = |name: &&str| {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        name.contains('_') && !name.is_empty() && name.chars().all(plain)
+    };
+    let named: Vec<&str> = page
+        .split('`')
+        .filter(is_test)
+        .filter(|name| *name != "ca_cert")
+        .collect();
+    assert!(named.len() > 30, "{named:?}");
+    for name in named {
+        assert!(source.contains(&format!("fn {name}(")), "{name}");
+    }
+}
+
+#[test]
+fn what_a_page_links_to_is_there() {
+    let root = root();
+    let mut pages: Vec<PathBuf> = files("docs", "md").map(|(path, _)| path).collect();
+    pages.extend(["README.md", "CONTRIBUTING.md"].map(|name| root.join(name)));
+    let mut found = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://")) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => page.clone(),
+                _ => page.parent().unwrap().join(file),
+            };
+            let there = fs::read_to_string(&target);
+            let there = there.unwrap_or_else(|e| panic!("{}: {link}: {e}", page.display()));
+            let mut headings = there
+                .lines()
+                .filter(|line| line.starts_with('#'))
+                .map(anchor);
+            assert!(
+                heading.is_empty() || headings.any(|h| h == heading),
+                "{}: {link}",
+                page.display()
+            );
+            found += 1;
+        }
+    }
+    assert!(found > 20, "{found}");
+}
+
+/// As the usual renderers of Markdown make it of a heading.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = text
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
