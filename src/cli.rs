@@ -40,7 +40,7 @@ Environment:
       Where systemd has put credentials. They win over the configuration.
 ";
 
-/// What `--help` says at its end: `sections` of a program, with [`ENVIRONMENT`] before the last one.
+/// What `--help` says at its end: `sections` of a program, with the variables before the last one.
 ///
 /// The man pages are made from it, so it has one shape: a heading ends with a colon; below it stand
 /// entries, indented by two blanks, each with its text after two blanks or more, or on the next
