@@ -4,13 +4,14 @@ CARGO ?= cargo
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: help test demo lint deny build install
+.PHONY: help test demo lint deny build man completions install
 
 help:
 	@echo "make test     every check and test, with a real Podman and a software TPM (as root)"
 	@echo "make demo     the main job, played on this machine (as root)"
 	@echo "make build    optimised binaries in target/release"
-	@echo "make install  put programs and units under DESTDIR/PREFIX"
+	@echo "make man      man pages in target/share/man, completions beside them"
+	@echo "make install  put programs, units, man pages and completions under DESTDIR/PREFIX"
 
 test: tools lint deny
 	$(CARGO) test --locked --workspace
@@ -33,10 +34,14 @@ demo: tools
 	scripts/demo
 
 build:
-	$(CARGO) build --locked --release
+	$(CARGO) build --locked --release --package psi --package psi-manual
 
-# Units, programs' paths and all, in the places that systemd searches. Programs built elsewhere:
-# `make -o build install PROGRAMS=DIRECTORY`.
+# Made from what --help says.
+man completions:
+	$(CARGO) run --locked --package psi-manual -- target/share
+
+# Each in the place where it is searched for, with the programs' paths in the units. Programs built
+# elsewhere: `make -o build install PROGRAMS=DIRECTORY`.
 PROGRAMS ?= target/release
 
 install: build
@@ -48,3 +53,4 @@ install: build
 		sed -i 's|=/usr/bin/psi|=$(PREFIX)/bin/psi|' $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit 1; \
 	done
 	install -D -m 0644 units/psi.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/psi.conf
+	umask 022 && $(PROGRAMS)/psi-manual $(DESTDIR)$(PREFIX)/share

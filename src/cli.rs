@@ -27,6 +27,30 @@ pub struct CommonArgs {
     pub strict: bool,
 }
 
+/// The variables that every program reads, as a section of [`manual`].
+const ENVIRONMENT: &str = "\
+Environment:
+  PSI_CONFIG
+      Where the configuration is, unless --config says so.
+  PSI_STATE_DIR, PSI_SOCKET, PSI_SYSTEMD_DIR, PSI_PODMAN_SOCKET, PSI_DRIVER_PATH,
+  PSI_CA_CERT, PSI_SOCKET_TOKEN, PSI_LOOKUP_TIMEOUT, PSI_PRUNE_AFTER
+      Override the key of that name in the configuration.
+  PSI_LOG
+      How much is logged: error, warn, info (the default) or debug.
+  CREDENTIALS_DIRECTORY
+      Where systemd has put credentials. They win over the configuration.
+";
+
+/// What `--help` says at its end: `sections` of a program, with the variables before the last one.
+///
+/// The man pages are made from it, so it has one shape: a heading ends with a colon; below it stand
+/// entries, indented by two blanks, each with its text after two blanks or more, or on the next
+/// lines, which are indented further.
+pub fn manual(sections: &str) -> String {
+    let (before, see_also) = sections.rsplit_once("\n\n").unwrap_or((sections, ""));
+    format!("{before}\n\n{ENVIRONMENT}\n{see_also}")
+}
+
 /// Reads the configuration and logs its warnings.
 ///
 /// # Errors

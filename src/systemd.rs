@@ -10,10 +10,14 @@ use sd_notify::NotifyState;
 
 use crate::config::Scope;
 use crate::error::{Error, Kind, Result};
+use crate::protector::decrypt;
 use crate::secret::SecretValue;
 
 /// Largest credential, in bytes, as systemd.exec(5) limits them.
 const MAX_CREDENTIAL: u64 = 1 << 20;
+
+/// Where systemd looks for sealed credentials that units import.
+const SEALED: &str = "/etc/credstore.encrypted";
 
 /// The files in `$CREDENTIALS_DIRECTORY`.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +64,36 @@ impl Credentials {
         }
         Ok(Some(SecretValue::new(bytes)))
     }
+
+    /// The same for a tool that root may also run by hand: without a directory of credentials, the
+    /// sealed file that a unit would import is opened.
+    ///
+    /// # Errors
+    /// As [`Credentials::read`], and what systemd-creds says.
+    pub fn read_or_open(&self, name: &str) -> Result<Option<SecretValue>> {
+        match &self.directory {
+            Some(_) => self.read(name),
+            None => open_sealed(&Path::new(SEALED).join(name), name),
+        }
+    }
+}
+
+/// Nothing if there is no such file, or if it is not for us to see.
+fn open_sealed(file: &Path, name: &str) -> Result<Option<SecretValue>> {
+    if !file.exists() {
+        return Ok(None);
+    }
+    let shown = file.display().to_string();
+    let sealed = std::fs::read(file).map_err(|e| Error::io(format!("cannot read {shown}"), e))?;
+    let opened = decrypt(name, &shown, &sealed).map_err(|e| match e.kind() {
+        Kind::Unreachable => e,
+        _ => e.hint(format!(
+            "if it was sealed on another host: `systemd-creds encrypt --tpm2-pcrs= --name={name} - {shown}` seals it here"
+        )),
+    })?;
+    let text = opened.expose();
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    Ok(Some(SecretValue::new(text.to_vec())))
 }
 
 /// The Unix sockets that systemd passed to this process; none if it was not socket-activated.
@@ -156,6 +190,30 @@ pub fn watchdog_ping() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As `systemd-creds encrypt` seals it here.
+    fn seal(name: &str, text: &str, file: &Path) {
+        let plain = file.with_extension("plain");
+        std::fs::write(&plain, text).unwrap();
+        let sealing = Command::new("systemd-creds")
+            .args(["encrypt", "--with-key=host", &format!("--name={name}")])
+            .args([&plain, file])
+            .output()
+            .unwrap();
+        assert!(sealing.status.success(), "{sealing:?}");
+    }
+
+    #[test]
+    fn a_sealed_credential_is_opened_for_who_is_not_given_it_by_systemd() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        assert!(open_sealed(&file, "token").unwrap().is_none());
+        seal("token", "abc\n\n", &file);
+        let token = open_sealed(&file, "token").unwrap().unwrap();
+        assert_eq!(token.expose(), b"abc\n");
+        let error = open_sealed(&file, "another-name").unwrap_err();
+        assert!(error.next_step().unwrap().contains("--name=another-name"));
+    }
 
     #[test]
     fn a_credential_is_read_without_its_trailing_newline() {

@@ -16,6 +16,18 @@ use crate::protector::{Credential, Recovery, SlotKind};
 use crate::slots;
 use crate::wire::{self, Initialised};
 
+/// For `--help` and the man page, see [`crate::cli::manual`].
+pub const MANUAL: &str = "\
+Examples:
+  psi-cachectl init --backend tpm --recovery
+      The TPM and PCR 7 open it, and so does the recovery key that is printed.
+  psi-cachectl init --backend credential
+      Without a TPM, or with one but no PCR: systemd-creds seals a key, and
+      systemctl restart psi-secrets.service delivers it.
+  psi-cachectl init --backend tpm --force
+      Nothing opens the old cache any more: put it aside, and start anew.
+";
+
 /// `psi-cachectl init`
 #[derive(Debug, clap::Args)]
 pub struct Args {

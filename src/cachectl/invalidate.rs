@@ -10,6 +10,13 @@ use crate::protector::Credential;
 use crate::secret::{SecretId, SecretName, quote_name};
 use crate::wire::Invalidate;
 
+/// For `--help` and the man page, see [`crate::cli::manual`].
+pub const MANUAL: &str = "\
+Examples:
+  psi-cachectl invalidate myapp--DB_PASSWORD
+      The next lookup asks the provider for it.
+";
+
 /// `psi-cachectl invalidate`
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -11,6 +11,24 @@ use crate::protector::Credential;
 use crate::secret::{LocalName, MAX_IN_VARIABLE, SecretValue, fits_variable};
 use crate::wire::{PutLocal, RemovedLocal};
 
+/// For `--help` and the man page, see [`crate::cli::manual`].
+pub const PUT_MANUAL: &str = "\
+Examples:
+  psi-cachectl put DB_PASSWORD
+      Asks for the value, and shows nothing of it.
+  printf %s 'the value' | psi-cachectl put DB_PASSWORD
+      From a pipe: printf, as echo adds a newline.
+  psi-cachectl put TLS_KEY <key.pem
+      From a file.
+";
+
+/// For `--help` and the man page, see [`crate::cli::manual`].
+pub const RM_MANUAL: &str = "\
+Examples:
+  psi-cachectl rm DB_PASSWORD
+      Take it out of config.yaml and run psi-setup first.
+";
+
 /// `psi-cachectl put`
 #[derive(Debug, clap::Args)]
 pub struct PutArgs {

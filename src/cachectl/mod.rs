@@ -29,18 +29,41 @@ mod stdin;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Make an empty cache, sealed to the TPM or by systemd-creds.
+    ///
+    /// A cache that is there is never replaced without `--force`, which puts it aside. `psi-setup`
+    /// fills the new one.
+    #[command(after_long_help = init::MANUAL)]
     Init(init::Args),
     /// Say what the cache file says of itself, and how psi-serve is.
+    ///
+    /// No device is asked and nothing is opened, unless with `--verify`.
+    #[command(after_long_help = status::MANUAL)]
     Status(status::Args),
     /// Fetch from the providers now, as psi-setup does.
+    ///
+    /// The options, the report and the exit status are those of psi-setup(1); psi-serve has to run.
     Refresh(refresh::Args),
     /// Drop the value of one secret.
+    ///
+    /// It goes from disk and memory; the next lookup asks its provider. A local value is refused: it
+    /// is the only copy, and `psi-cachectl rm` removes it.
+    #[command(after_long_help = invalidate::MANUAL)]
     Invalidate(invalidate::Args),
     /// Keep the value from standard input as a local one, in the cache and nowhere else.
+    ///
+    /// Every byte of a pipe counts, the newline of `echo` too. Without a pipe it asks, and shows
+    /// nothing. Run `psi-setup` then: it registers the value for the workloads that list it.
+    #[command(after_long_help = local::PUT_MANUAL)]
     Put(local::PutArgs),
     /// Remove a local value: its only copy.
+    ///
+    /// One that a workload lists is kept, unless with `--force`.
+    #[command(after_long_help = local::RM_MANUAL)]
     Rm(local::RmArgs),
     /// List, try and change what opens the cache.
+    ///
+    /// A slot is one way to open the cache: the TPM, a credential that systemd delivers, or a
+    /// printed recovery key. Any of them opens it.
     #[command(subcommand)]
     Slots(slots::Command),
 }

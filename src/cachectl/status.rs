@@ -21,6 +21,22 @@ use crate::wire::{Attempted, Trouble, Verified};
 /// How long psi-serve may take to say how it is.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// For `--help` and the man page, see [`crate::cli::manual`].
+pub const MANUAL: &str = "\
+Examples:
+  psi-cachectl status
+      Without touching a device.
+  psi-cachectl status --verify
+      Open it, and authenticate all of it.
+
+Exit status:
+  0   done; with --verify: all of it is what was saved
+  65  with --verify: damaged, or of another version
+  66  with --verify: there is no cache
+  69  with --verify: no slot opens it; or psi-serve does not answer
+  78  the configuration has to be changed
+";
+
 /// `psi-cachectl status`
 #[derive(Debug, clap::Args)]
 pub struct Args {

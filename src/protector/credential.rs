@@ -65,7 +65,7 @@ impl Credential {
             Some(file) => {
                 let sealed = std::fs::read(file)
                     .map_err(|e| Error::io(format!("cannot read {}", file.display()), e))?;
-                let opened = decrypt(&file.display().to_string(), &sealed);
+                let opened = decrypt(CREDENTIAL_NAME, &file.display().to_string(), &sealed);
                 key_from(&opened.map_err(not_of_this_host)?, file)
             }
             None => Err(absent()),
@@ -195,7 +195,7 @@ impl SealOptions {
         let mut arguments = self.arguments(pcrs);
         arguments.extend(["-".to_owned(), "-".to_owned()]);
         let sealed = systemd_creds("seal a new key", &arguments, key.expose())?;
-        let opened = decrypt("what it sealed", &sealed)?;
+        let opened = decrypt(CREDENTIAL_NAME, "what it sealed", &sealed)?;
         if opened.expose() == key.expose() {
             return Ok(sealed);
         }
@@ -250,9 +250,12 @@ fn write_private(directory: &Path, file: &Path, bytes: &[u8]) -> std::io::Result
     out.sync_all()
 }
 
-/// Opens `sealed`, which messages call `what`.
-fn decrypt(what: &str, sealed: &[u8]) -> Result<SecretValue> {
-    let name = format!("--name={CREDENTIAL_NAME}");
+/// The credential `name` that systemd-creds sealed as `sealed`, which messages call `what`.
+///
+/// # Errors
+/// [`Kind::Unreachable`] if there is no systemd-creds, [`Kind::Io`] with its message if it fails.
+pub fn decrypt(name: &str, what: &str, sealed: &[u8]) -> Result<SecretValue> {
+    let name = format!("--name={name}");
     let arguments = ["decrypt".to_owned(), name, "-".to_owned(), "-".to_owned()];
     systemd_creds(&format!("open {what}"), &arguments, sealed).map(SecretValue::new)
 }

@@ -18,7 +18,9 @@ mod credential;
 mod recovery;
 mod tpm2;
 
-pub use credential::{CREDENTIAL_NAME, Credential, NewCredential, SEALED_FILE, SealOptions};
+pub use credential::{
+    CREDENTIAL_NAME, Credential, NewCredential, SEALED_FILE, SealOptions, decrypt,
+};
 pub use recovery::{Recovery, RecoveryKey};
 pub use tpm2::{Binding, Tpm2, silence_tss2};
 

@@ -114,7 +114,8 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
         false => PATIENCE,
     };
     let credentials = Credentials::from_env();
-    let open = |config: &Config, name| provider::open(config, name, &|c| credentials.read(c));
+    let open =
+        |config: &Config, name| provider::open(config, name, &|c| credentials.read_or_open(c));
     let until = Instant::now() + patience;
     let listings = Listings::fetch(config, &workloads, local, &open, until).await;
     for job in &mut jobs {

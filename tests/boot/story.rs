@@ -49,6 +49,14 @@ pub fn the_readme_sets_it_up(machine: &mut Machine) {
     assert_eq!(variable(machine, "myapp", "DB_PASSWORD"), PASSWORD);
 }
 
+/// By hand there are no credentials from systemd: the sealed ones are opened.
+pub fn what_the_readme_says_to_run_by_hand_runs(machine: &mut Machine) {
+    for (_, block) in readme::blocks("When something is wrong") {
+        machine.run(&block);
+    }
+    machine.run("psi-cachectl refresh");
+}
+
 /// Does what a block says. The machine lacks what PSI is built from: that line is done from here.
 fn follow(machine: &Machine, block: &str) {
     match block.strip_prefix("make install\n") {

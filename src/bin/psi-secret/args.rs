@@ -11,29 +11,6 @@ use crate::show;
 
 pub const VERSION: &str = concat!("psi-secret ", env!("CARGO_PKG_VERSION"), "\n");
 
-pub const HELP: &str = "\
-Podman's shell driver for secrets: asks psi-serve over its Unix socket.
-
-Usage: psi-secret <COMMAND> [OPTIONS]
-
-Commands, as containers.conf's [secrets.opts] name them:
-  lookup  write the value of secret $SECRET_ID to stdout, byte for byte
-  store   keep the mapping on stdin for secret $SECRET_ID
-  delete  forget the mapping of secret $SECRET_ID
-  list    write the ids that have a mapping, one a line
-
-Options:
-  --socket PATH      psi-serve's socket [default: $PSI_SOCKET, else /run/psi/psi.sock as root,
-                     $XDG_RUNTIME_DIR/psi/psi.sock otherwise]
-  --token-file PATH  file, mode 0600, with psi-serve's socket token
-                     [default: /etc/psi/socket-token as root, if it exists]
-  --help             print this
-  --version          print the version
-
-While psi-serve restarts, psi-secret waits up to 30 s; it gives up after 75 s in all.
-Exit status: 0 done, 64 called wrongly, 1 anything else; stderr says why on one line.
-";
-
 /// What Podman wants done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -161,6 +138,7 @@ fn path_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::help::HELP;
 
     fn parsed(words: &[&str]) -> Result<Command, Failure> {
         parse(words.iter().map(OsString::from))
@@ -183,6 +161,26 @@ mod tests {
     fn help_is_given_after_a_command_too() {
         assert_eq!(parsed(&["lookup", "--help"]).unwrap(), Command::Help);
         assert_eq!(parsed(&["-V"]).unwrap(), Command::Version);
+    }
+
+    #[test]
+    fn all_that_the_help_names_is_understood() {
+        let (_, rest) = HELP.split_once("\nCommands:\n").unwrap();
+        let (commands, rest) = rest.split_once("\n\nOptions:\n").unwrap();
+        for line in commands.lines() {
+            let command = line.split_whitespace().next().unwrap();
+            parsed(&[command]).unwrap();
+        }
+        let (options, _) = rest.split_once("\n\n").unwrap();
+        let words = options.split([' ', ',', '\n']);
+        let named: Vec<&str> = words.filter(|word| word.starts_with('-')).collect();
+        assert!(
+            named.contains(&"--socket") && named.contains(&"-V"),
+            "{named:?}"
+        );
+        for option in named {
+            parsed(&["list", option, "/path"]).unwrap();
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod args;
 mod failure;
+mod help;
 mod http;
 mod json;
 mod retry;
@@ -29,7 +30,7 @@ const MAX_MAPPING: usize = 512_000;
 
 fn main() -> ExitCode {
     let outcome = match args::parse(std::env::args_os().skip(1)) {
-        Ok(Command::Help) => print(args::HELP.as_bytes()),
+        Ok(Command::Help) => print(help::HELP.as_bytes()),
         Ok(Command::Version) => print(args::VERSION.as_bytes()),
         Ok(Command::Run(invocation)) => run(&invocation),
         Err(failure) => Err(failure),

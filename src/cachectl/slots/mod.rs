@@ -12,19 +12,64 @@ mod job;
 
 use job::Job;
 
+/// For `--help` and the man page, see [`crate::cli::manual`].
+const ADD_MANUAL: &str = "\
+Examples:
+  psi-cachectl slots add recovery --label 'safe, second drawer'
+      Prints a key, once: write it down, and keep it off this machine.
+  psi-cachectl slots add tpm2 --pcrs 7,14
+      The TPM, bound to these PCRs.
+  psi-cachectl slots add credential
+      A key that systemd-creds seals; the next start of psi-serve has it.
+";
+
+/// For `--help` and the man page, see [`crate::cli::manual`].
+const TEST_MANUAL: &str = "\
+Examples:
+  psi-cachectl slots test
+      All slots; a recovery key is not asked for.
+  psi-cachectl slots test --recovery
+      Is the key on this paper a key of this cache?
+
+Exit status:
+  0   every slot that could be tried opens
+  66  there is no cache, or no such slot
+  69  a slot that could be tried does not open
+";
+
+/// For `--help` and the man page, see [`crate::cli::manual`].
+const RESEAL_MANUAL: &str = "\
+Examples:
+  psi-cachectl slots reseal
+      After a change in the boot: all slots that no longer open, if another one does.
+  psi-cachectl slots reseal --recovery
+      The same, if nothing but the printed key opens the cache.
+  psi-cachectl slots reseal 1 --pcrs 7,14
+      Slot 1, to other PCRs.
+";
+
 /// `psi-cachectl slots`
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Say which slots the cache has; no device is asked.
     List(List),
     /// Add one more way to open the cache.
+    ///
+    /// What the cache holds stays as it is.
+    #[command(after_long_help = ADD_MANUAL)]
     Add(Add),
-    /// Remove a slot and encrypt everything under a new key. A recovery slot that stays gets a new
-    /// key, which is printed.
+    /// Remove a slot and encrypt everything under a new key.
+    ///
+    /// A recovery slot that stays gets a new key, which is printed: the old paper opens older copies
+    /// of the file only. The last slot can't be removed, nor any while another one does not open.
     Remove(Remove),
     /// Say which slots open now, how long it took, and why the others do not.
+    #[command(after_long_help = TEST_MANUAL)]
     Test(Test),
     /// Seal a slot anew, to what runs now: all that do not open, or one.
+    ///
+    /// A slot of the TPM keeps its PCRs, unless others are given.
+    #[command(after_long_help = RESEAL_MANUAL)]
     Reseal(Reseal),
 }
 

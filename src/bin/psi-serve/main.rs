@@ -1,28 +1,17 @@
 //! psi-serve: answers Podman's lookups and keeps the sealed cache.
 
+mod args;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
-use psi::cli::{self, CommonArgs};
+use psi::cli;
 use psi::client::Client;
 use psi::serve::{self, Environment};
 use psi::systemd::Credentials;
 use psi::{Result, provider};
 
-/// Answers Podman's lookups from memory and keeps the sealed cache.
-///
-/// Runs until SIGTERM; SIGHUP makes it read its configuration again. Its sockets come from
-/// systemd, or it binds the configured one itself.
-#[derive(Parser)]
-#[command(name = "psi-serve", version)]
-struct Args {
-    #[command(flatten)]
-    common: CommonArgs,
-    /// Ask the running psi-serve whether it can answer lookups, and exit 0 if so: for HealthCmd=.
-    #[arg(long)]
-    check_health: bool,
-}
+use args::Args;
 
 fn main() -> ExitCode {
     cli::init_logging();
