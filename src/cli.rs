@@ -164,13 +164,21 @@ pub fn one_line(error: &Error) -> String {
 /// # Errors
 /// [`Kind::Io`] if it can't be written for any other reason.
 pub fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match write_out(text) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::io("cannot write to standard output", e))
         }
         _ => Ok(()),
     }
+}
+
+/// As [`print`], but whoever has asked for it must get all of it.
+///
+/// # Errors
+/// What the system says.
+pub fn write_out(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
 /// `rows` under `headers`, in columns.

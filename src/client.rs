@@ -168,7 +168,8 @@ impl Client {
             Ok(Err((status, failure))) => Err(refused(status, failure)),
             Err(error) => Err(error.hint(
                 "`systemctl status psi-secrets.service` shows why, `psi-cachectl slots list` \
-                 whether it was done",
+                 whether it was done; a recovery slot with a new date has a key that nobody has: \
+                 `psi-cachectl slots reseal ID` prints another one",
             )),
         }
     }

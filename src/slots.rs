@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cache::{self, Anew, Attempt, Cache, Keyslot};
+use crate::cache::{self, Anew, Attempt, Cache, Header, Keyslot};
 use crate::error::{Error, Kind, Result};
 use crate::protector::{
     Binding, Devices, NewCredential, Protector, Recovery, RecoveryKey, SlotKind,
@@ -109,6 +109,22 @@ fn try_slots(path: &Path, devices: &Devices, recovery: Recovery) -> Result<Vec<A
     cache::try_slots(path, &protectors)?.ok_or_else(|| no_file(path))
 }
 
+/// systemd delivers one key, so a second slot would open with the first one's.
+///
+/// # Errors
+/// [`Kind::Refused`] if there is a slot of kind `credential`.
+pub fn refuse_second_credential(header: &Header) -> Result<()> {
+    let mut slots = header.slots.iter();
+    let Some(slot) = slots.find(|slot| slot.kind == SlotKind::Credential) else {
+        return Ok(());
+    };
+    let what = format!("slot {} is a credential already", slot.id);
+    Err(Error::new(Kind::Refused, what).hint(format!(
+        "`psi-cachectl slots reseal {}` gives it the key that systemd delivers now",
+        slot.id
+    )))
+}
+
 /// There is nothing to change.
 pub fn no_file(path: &Path) -> Error {
     Error::new(Kind::NotFound, format!("there is no {}", path.display()))
@@ -129,7 +145,7 @@ impl Job<'_> {
         let protector = match asked.kind {
             SlotKind::Recovery => recovery.insert(NewRecovery::make()?).protector(),
             SlotKind::Credential => {
-                self.refuse_second_credential()?;
+                refuse_second_credential(&self.cache.current().header)?;
                 self.credential(asked.slot_key.as_ref())
             }
             kind => self
@@ -148,20 +164,6 @@ impl Job<'_> {
             recovery_keys: recovery.map(|key| key.told(slot)).into_iter().collect(),
             ..SlotsChanged::default()
         })
-    }
-
-    /// systemd delivers one key, so a second slot would open with the first one's.
-    fn refuse_second_credential(&self) -> Result<()> {
-        let current = self.cache.current();
-        let mut slots = current.header.slots.iter();
-        let Some(slot) = slots.find(|slot| slot.kind == SlotKind::Credential) else {
-            return Ok(());
-        };
-        let what = format!("slot {} is a credential already", slot.id);
-        Err(Error::new(Kind::Refused, what).hint(format!(
-            "`psi-cachectl slots reseal {}` gives it the key that systemd delivers now",
-            slot.id
-        )))
     }
 
     fn remove(&self, id: u32) -> Result<SlotsChanged> {

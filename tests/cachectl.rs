@@ -428,7 +428,7 @@ fn a_delivered_key_is_used_and_a_wrong_one_is_damage() {
     m.run(&VERIFY).ended(0);
     fs::remove_file(m.cache()).unwrap();
     m.host.set_credential("psi-cache-key", b"");
-    m.run(&INIT).ended(65).says(&["is empty"]);
+    m.run(&INIT).ended(69).says(&["is empty"]);
     assert!(!m.cache().exists());
 }
 

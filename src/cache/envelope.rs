@@ -261,7 +261,7 @@ fn version_1() -> Error {
 /// The cache file is not what PSI wrote.
 pub(super) fn damaged(why: &str) -> Error {
     Error::new(Kind::Damaged, format!("the cache file is damaged: {why}")).hint(
-        "restore it from a backup, or `psi-cachectl init --backend tpm --force` and `systemctl start psi-infisical-setup` for a new one",
+        "restore it from a backup, or `psi-cachectl init --backend tpm --force` and `systemctl restart psi-infisical-setup.service` for a new one",
     )
 }
 
@@ -360,10 +360,12 @@ mod tests {
         let mut slot = header.slots[0].clone();
         slot.kind = SlotKind::Tpm2;
         assert!(slot.unwrap(&header.key_id, &right).is_ok());
+        let (first, rest) = slot.wrapped_key.split_at(1);
+        let other = if first == "A" { "B" } else { "A" };
         for (wrapped_key, key_id) in [
             (slot.wrapped_key.clone(), "0011223344556678"),
-            (slot.wrapped_key.replace('A', "B"), &header.key_id),
-            (slot.wrapped_key[4..].to_owned(), &header.key_id),
+            (format!("{other}{rest}"), &header.key_id),
+            (rest[3..].to_owned(), &header.key_id),
             ("no base64".to_owned(), &header.key_id),
         ] {
             slot.wrapped_key = wrapped_key;

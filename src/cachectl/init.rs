@@ -2,11 +2,9 @@
 
 use std::path::Path;
 
-use zeroize::Zeroizing;
-
 use crate::cache::{self, Cache, Opening};
 use crate::cachectl::owner::{self, Owner};
-use crate::cachectl::printed::{self, Slot};
+use crate::cachectl::printed::Slot;
 use crate::cachectl::sealed_key::{SealedKey, Sealing};
 use crate::cachectl::{Outcome, pcrs};
 use crate::client::Client;
@@ -176,7 +174,7 @@ impl Job<'_> {
         let devices = owner::devices(self.config, self.key.credential.clone());
         let (_, made) = slots::init(&self.config.cache.path, &devices, &self.args.asked()?)?;
         let next = "`systemctl start psi-secrets.service`, then `psi-setup` fills it";
-        self.made(key, &made, next)
+        Ok(self.made(key, &made, next))
     }
 
     /// Has psi-serve make it, with the key or the device that it has.
@@ -188,11 +186,14 @@ impl Job<'_> {
         }
         match client.init(&self.args.asked()?).await? {
             Some(made) if self.is_credential() => {
-                self.check_sealed_key()?;
                 let key = "the key is the one that psi-serve has".to_owned();
-                self.made(Some(key), &made, "`psi-setup` fills it")
+                let end = self.check_sealed_key().map(|()| 0);
+                Ok(Outcome {
+                    end,
+                    ..self.made(Some(key), &made, "`psi-setup` fills it")
+                })
             }
-            Some(made) => self.made(None, &made, "`psi-setup` fills it"),
+            Some(made) => Ok(self.made(None, &made, "`psi-setup` fills it")),
             None => self.leave_to_psi_serve("psi-serve has no key yet", &self.restart()),
         }
     }
@@ -222,16 +223,16 @@ impl Job<'_> {
         Ok(Outcome::done(lines.join("\n") + "\n"))
     }
 
-    fn made(&self, key: Option<String>, made: &Initialised, next: &str) -> Result<Outcome> {
+    /// It is done, so nothing here may fail.
+    fn made(&self, key: Option<String>, made: &Initialised, next: &str) -> Outcome {
         let path = &self.config.cache.path;
         let mut lines = Vec::from_iter(key);
         lines.push(format!("created {}, empty", path.display()));
         if let Some(aside) = &made.replaced {
             lines.push(format!("the old cache is now {aside}"));
         }
-        let header = cache::outline(path)?
-            .map(|outline| outline.header)
-            .transpose()?;
+        let outline = cache::outline(path).ok().flatten();
+        let header = outline.and_then(|outline| outline.header.ok());
         let slots = header.as_ref().map(Slot::all).unwrap_or_default();
         lines.extend(slots.iter().map(|slot| {
             format!(
@@ -253,12 +254,7 @@ impl Job<'_> {
             Some(_) => format!("next: {next}"),
             None => format!("next: {} uses it", self.restart()),
         });
-        let lines = lines.join("\n") + "\n";
-        let keys = printed::recovery_keys(made.recovery_key.as_slice());
-        let mut text = Zeroizing::new(String::with_capacity(lines.len() + keys.len()));
-        text.push_str(&lines);
-        text.push_str(&keys);
-        Ok(Outcome { text, end: Ok(0) })
+        Outcome::with_keys(&lines, made.recovery_key.as_slice(), Ok(0))
     }
 
     /// The command after which psi-serve uses the cache, with what has to be done before.

@@ -7,10 +7,12 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::cli;
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::protector::Credential;
 use crate::systemd::Credentials;
+use crate::wire::NewRecoveryKey;
 
 mod init;
 mod invalidate;
@@ -71,8 +73,10 @@ pub enum Command {
 /// What a command found or did.
 #[derive(Debug)]
 pub struct Outcome {
-    /// For standard output; it may have a new recovery key in it.
+    /// For standard output.
     pub text: Zeroizing<String>,
+    /// The recovery slots whose new keys are in it, and nowhere else.
+    pub new_keys: Vec<u32>,
     /// The exit status, or what is wrong nonetheless, e.g. with the cache that was described.
     pub end: Result<u8>,
 }
@@ -81,8 +85,41 @@ impl Outcome {
     fn done(text: String) -> Self {
         Self {
             text: Zeroizing::new(text),
+            new_keys: Vec::new(),
             end: Ok(0),
         }
+    }
+
+    /// Lines, then the recovery keys that were made.
+    fn with_keys(lines: &[String], keys: &[NewRecoveryKey], end: Result<u8>) -> Self {
+        let lines = lines.join("\n") + "\n";
+        let printed = printed::recovery_keys(keys);
+        let mut text = Zeroizing::new(String::with_capacity(lines.len() + printed.len()));
+        text.push_str(&lines);
+        text.push_str(&printed);
+        let new_keys = keys.iter().map(|key| key.slot).collect();
+        Self {
+            text,
+            new_keys,
+            end,
+        }
+    }
+
+    /// Writes the text to standard output.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Io`] if it can't be written; whoever stops reading is an error if there is a key in
+    /// it.
+    pub fn print(&self) -> Result<()> {
+        let Some(slot) = self.new_keys.first() else {
+            return cli::print(&self.text);
+        };
+        cli::write_out(&self.text).map_err(|e| {
+            let what = format!("the new key of slot {slot} (recovery) could not be printed");
+            Error::io(what, e).hint(format!(
+                "nobody has that key: `psi-cachectl slots list` shows the slot, `psi-cachectl slots reseal {slot}` makes and prints another one"
+            ))
+        })
     }
 }
 

@@ -29,7 +29,7 @@ pub async fn refresh(config: &Config, args: &Args) -> Result<Outcome> {
     let report = setup::run(config, &args.options).await?;
     report.log();
     Ok(Outcome {
-        text: report.text(&args.options)?.into(),
         end: Ok(report.exit_code()),
+        ..Outcome::done(report.text(&args.options)?)
     })
 }

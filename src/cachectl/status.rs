@@ -147,8 +147,8 @@ pub async fn status(config: &Config, credential: Credential, args: &Args) -> Res
     let failure = failure.filter(|_| args.verify || !status.is_of_version_1());
     let end = failure.map_or(Ok(0), Err);
     Ok(Outcome {
-        text: text.into(),
         end,
+        ..Outcome::done(text)
     })
 }
 

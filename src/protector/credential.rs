@@ -45,9 +45,10 @@ impl Credential {
         }
     }
 
-    /// Whether systemd delivered the key.
+    /// Whether systemd delivered the key; an empty one is none.
     pub fn is_delivered(&self) -> bool {
-        self.delivered_file().is_some_and(|file| file.exists())
+        let file = self.delivered_file().and_then(|file| file.metadata().ok());
+        file.is_some_and(|file| file.len() > 0)
     }
 
     fn delivered_file(&self) -> Option<PathBuf> {
@@ -71,7 +72,18 @@ impl Credential {
             None => Err(absent()),
         }
     }
+
+    /// What a slot is opened with. Another key would open nothing, so none is to be made.
+    fn key_to_open(&self) -> Result<Key> {
+        self.key().map_err(|error| match error.kind() {
+            Kind::Unreachable => error.hint(TO_OPEN),
+            _ => error,
+        })
+    }
 }
+
+const TO_OPEN: &str = "have systemd deliver the key that sealed it (`systemctl cat psi-secrets.service` and \
+`ls /etc/credstore.encrypted` show what it is looked for as), then `systemctl restart psi-secrets.service`";
 
 impl Protector for Credential {
     fn kind(&self) -> SlotKind {
@@ -83,7 +95,7 @@ impl Protector for Credential {
     }
 
     fn unseal(&self, _: &SlotFields) -> Result<Key> {
-        self.key()
+        self.key_to_open()
     }
 }
 
@@ -106,14 +118,18 @@ impl Protector for NewCredential {
 }
 
 fn key_from(bytes: &SecretValue, file: &Path) -> Result<Key> {
-    Key::from_bytes(bytes.expose()).ok_or_else(|| {
-        let length = bytes.expose().len();
-        let what = match length {
-            0 => format!("{} is empty: systemd could not decrypt it", file.display()),
-            _ => format!("{} has {length} bytes, not 32", file.display()),
-        };
-        Error::new(Kind::Damaged, what)
-            .hint("see `journalctl -u psi-secrets` for systemd-creds' message; `psi-cachectl init --backend credential` makes a new key")
+    Key::from_bytes(bytes.expose()).ok_or_else(|| match bytes.expose().len() {
+        // A helper socket in front of a credential that can't be decrypted delivers nothing.
+        0 => Error::new(
+            Kind::Unreachable,
+            format!("{} is empty: systemd could not decrypt it", file.display()),
+        )
+        .hint("`journalctl -u 'psi-cache-key@*'` has the reason; another slot may open the cache"),
+        length => Error::new(
+            Kind::Damaged,
+            format!("{} has {length} bytes, not 32", file.display()),
+        )
+        .hint("it is no key of PSI's: put back the one that sealed the cache, or move it away"),
     })
 }
 
@@ -304,10 +320,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let credential = Credential::delivered(Some(dir.path().to_owned()));
         assert_eq!(credential.seal().unwrap_err().kind(), Kind::Unreachable);
-        for wrong in [0, 31, 33] {
+        for wrong in [31, 33] {
             std::fs::write(dir.path().join(CREDENTIAL_NAME), vec![7; wrong]).unwrap();
             assert_eq!(credential.seal().unwrap_err().kind(), Kind::Damaged);
         }
+        std::fs::write(dir.path().join(CREDENTIAL_NAME), []).unwrap();
+        assert_eq!(credential.seal().unwrap_err().kind(), Kind::Unreachable);
+        assert!(!credential.is_delivered());
         std::fs::write(dir.path().join(CREDENTIAL_NAME), [7; 32]).unwrap();
         let (key, fields) = credential.seal().unwrap();
         assert_eq!(credential.unseal(&fields).unwrap().expose(), key.expose());

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::fixture::{INIT, INIT_RECOVERY, Machine, SEALED, VERIFY};
+use crate::fixture::{Done, INIT, INIT_RECOVERY, Machine, SEALED, VERIFY};
 
 #[test]
 fn slots_are_listed_from_the_header_without_a_device() {
@@ -107,6 +107,59 @@ fn a_credential_is_added_without_a_restart_and_opens_from_the_next_start_on() {
     serve.restart();
     m.settle();
     assert_eq!((m.opened_by(), m.value()), (2, SEALED.into()));
+}
+
+/// systemd delivers the key from elsewhere, as after a migration, and root's shell has none.
+#[test]
+fn a_credential_is_sealed_anew_to_the_key_that_psi_serve_has_and_none_is_made() {
+    let m = Machine::new();
+    m.host.set_credential("psi-cache-key", &[1; 32]);
+    let serve = m.serve();
+    m.fill();
+    let from_a_shell = || {
+        let mut reseal = m.command(&["slots", "reseal", "1"]);
+        Done::of(reseal.env_remove("CREDENTIALS_DIRECTORY").output().unwrap())
+    };
+    from_a_shell()
+        .ended(0)
+        .says(&["slot 1 (credential) is sealed anew"]);
+    serve.sigterm();
+    from_a_shell()
+        .ended(69)
+        .says(&["psi-cache-key", "systemctl restart psi-secrets.service"]);
+    assert!(!m.sealed_key().exists());
+    serve.restart();
+    m.settle();
+    assert_eq!((m.opened_by(), m.value()), (1, SEALED.into()));
+}
+
+#[test]
+fn for_a_second_credential_no_key_is_sealed() {
+    let m = Machine::new();
+    m.host.set_credential("psi-cache-key", &[1; 32]);
+    let _serve = m.serve();
+    m.fill();
+    m.host.remove_credential("psi-cache-key");
+    m.run(&["slots", "add", "credential"])
+        .ended(1)
+        .says(&["slot 1 is a credential already"]);
+    assert!(!m.sealed_key().exists());
+}
+
+#[test]
+fn a_new_recovery_key_that_could_not_be_printed_is_said_to_be_lost() {
+    let m = Machine::new();
+    m.filled(&INIT_RECOVERY);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let full = std::fs::File::create("/dev/full").unwrap();
+    for out in [std::process::Stdio::from(writer), full.into()] {
+        let mut reseal = m.command(&["slots", "reseal", "2"]);
+        let done = Done::of(reseal.stdout(out).output().unwrap());
+        done.ended(74)
+            .says(&["slot 2 (recovery) could not be printed", "slots reseal 2"]);
+    }
+    m.run(&["slots", "reseal", "2"]).ended(0).recovery_key();
 }
 
 #[test]

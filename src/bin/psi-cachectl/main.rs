@@ -20,6 +20,6 @@ fn run(args: &Args) -> Result<u8> {
     args.command.check()?;
     let config = cli::load_config(&args.common)?;
     let outcome = cli::block_on(args.command.run(&config, &args.sealed_key))?;
-    cli::print(&outcome.text)?;
+    outcome.print()?;
     outcome.end
 }

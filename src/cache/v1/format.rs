@@ -187,5 +187,5 @@ fn damaged(why: &str) -> Error {
         Kind::Damaged,
         format!("the cache file of version 1 is damaged: {why}"),
     )
-    .hint("restore it from a backup; or move it away, and `systemctl start psi-infisical-setup` fills a new one")
+    .hint("restore it from a backup; or move it away, and `systemctl restart psi-infisical-setup.service` fills a new one")
 }

@@ -102,7 +102,7 @@ fn find_key<'a>(
         KeyIn::Token(encrypted) => (
             SlotKind::Pkcs11,
             encrypted_key_fields(encrypted),
-            "plug in the token that sealed it, configure it in `providers.nitrokeyhsm`, and `systemctl restart psi-secrets.service`",
+            "this version opens no token: keep the file for one that does, or start anew with `psi-cachectl init --backend tpm --force`, which puts it aside",
         ),
     };
     let sealed_by = match kind {

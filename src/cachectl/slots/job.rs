@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::{Add, Entered, List, Remove, Reseal, Test};
 use crate::cache::{self, Header, Opening};
 use crate::cachectl::owner::{self, Owner};
-use crate::cachectl::printed::{self, Slot, date, printable};
+use crate::cachectl::printed::{Slot, date, printable};
 use crate::cachectl::sealed_key::{SealedKey, Sealing};
 use crate::cachectl::{Outcome, pcrs, recovery_key};
 use crate::cli;
@@ -64,10 +64,11 @@ impl Job<'_> {
     pub async fn add(&self, args: &Add) -> Result<Outcome> {
         let kind = SlotKind::from(args.kind);
         let recovery = entered(&args.entered).await?;
-        // Before a key is sealed for it.
-        self.header()?;
+        let header = self.header()?;
         let mut key = None;
         if kind == SlotKind::Credential {
+            // Before a key is sealed for it.
+            slots::refuse_second_credential(&header)?;
             key = Some(self.credential_key(&args.sealing)?);
         }
         let (slot_key, said) = key.unzip();
@@ -81,7 +82,7 @@ impl Job<'_> {
         let changed = self.change(Slots { change, recovery }).await?;
         let mut lines = opened_line(&changed);
         lines.extend(said);
-        let slots = Slot::all(&self.header()?);
+        let slots = self.slots_now();
         for attempt in &changed.attempts {
             lines.push(format!(
                 "{} was added: {}",
@@ -90,14 +91,9 @@ impl Job<'_> {
             ));
         }
         if kind == SlotKind::Credential {
-            lines.extend(self.sealed(&args.sealing).delivery());
-            lines.push(
-                "psi-secrets.service delivers its key from the next start on: \
-                 `systemctl restart psi-secrets.service`"
-                    .to_owned(),
-            );
+            lines.extend(self.delivery(&args.sealing));
         }
-        Ok(told(&lines, &changed))
+        Ok(told(&lines, &changed, Ok(0)))
     }
 
     /// One slot less. Recovery slots that stay have new keys, which are printed.
@@ -118,7 +114,7 @@ impl Job<'_> {
             let slot = new.slot;
             format!("the key of slot {slot} (recovery) that was printed before no longer opens it")
         }));
-        Ok(told(&lines, &changed))
+        Ok(told(&lines, &changed, Ok(0)))
     }
 
     /// Every slot tried by itself, or one.
@@ -160,6 +156,7 @@ impl Job<'_> {
         text.push_str(&cli::table(&["SLOT", "KIND", "TOOK", "RESULT"], &rows));
         Ok(Outcome {
             text: Zeroizing::new(text),
+            new_keys: Vec::new(),
             end: all_worked(&changed.attempts, "does not open"),
         })
     }
@@ -182,12 +179,17 @@ impl Job<'_> {
             Some(kind) => args.sealing.check_for_others(kind == SlotKind::Tpm2)?,
             None => args.sealing.check_for_others(true)?,
         }
-        let slot_key = match kind {
-            Some(SlotKind::Credential) => Some(self.credential_key(&args.sealing)?.0),
-            // Not asked for, so nothing is made, and one that does not open is told by psi-serve.
-            None => self.credential.seal().ok().map(|(key, _)| SlotKey(key)),
-            Some(_) => None,
+        let key = match kind {
+            Some(SlotKind::Credential) if self.has_credential_key(&args.sealing) => {
+                Some(self.credential_key(&args.sealing)?)
+            }
+            _ => None,
         };
+        let (mut slot_key, said) = key.unzip();
+        if kind.is_none() {
+            // Not asked for, so nothing is made, and one that does not open is told by psi-serve.
+            slot_key = self.credential.seal().ok().map(|(key, _)| SlotKey(key));
+        }
         let change = SlotChange::Reseal(ResealSlots {
             id: args.id,
             pcrs: self.pcrs(kind.unwrap_or(SlotKind::Tpm2), &args.sealing)?,
@@ -199,17 +201,18 @@ impl Job<'_> {
         if changed.attempts.is_empty() {
             lines.push("nothing to do: every slot opens, recovery slots aside".to_owned());
         }
-        let slots = Slot::all(&self.header()?);
+        let slots = self.slots_now();
         for attempt in changed.attempts.iter().filter(|a| a.failure.is_none()) {
             let to = bound_to(&slots, attempt);
             lines.push(format!("{} is sealed anew: {to}", attempt.name()));
             lines.extend(self.other_pcrs(&slots, attempt));
         }
+        if let Some(said) = said {
+            lines.push(said);
+            lines.extend(self.delivery(&args.sealing));
+        }
         let end = all_worked(&changed.attempts, "was not sealed anew");
-        Ok(Outcome {
-            end,
-            ..told(&lines, &changed)
-        })
+        Ok(told(&lines, &changed, end))
     }
 
     /// The header on disk, which nothing vouches for.
@@ -220,12 +223,34 @@ impl Job<'_> {
             .header
     }
 
+    /// The slots after a change, as far as they can be told: it is done, so this may not fail.
+    fn slots_now(&self) -> Vec<Slot> {
+        self.header().map(|h| Slot::all(&h)).unwrap_or_default()
+    }
+
     fn sealed<'a>(&'a self, sealing: &'a Sealing) -> SealedKey<'a> {
         SealedKey {
             credential: &self.credential,
             file: self.sealed_key,
             sealing,
         }
+    }
+
+    /// Whether there is a key here, or a new one is asked for. Else psi-serve has one or none has.
+    fn has_credential_key(&self, sealing: &Sealing) -> bool {
+        let is_asked_for = sealing.with_key.is_some() || sealing.pcrs.is_some();
+        is_asked_for || self.credential.is_delivered() || self.sealed_key.exists()
+    }
+
+    /// What has to be done for systemd to deliver the key.
+    fn delivery(&self, sealing: &Sealing) -> Vec<String> {
+        let mut lines = Vec::from_iter(self.sealed(sealing).delivery());
+        lines.push(
+            "psi-secrets.service delivers its key from the next start on: \
+             `systemctl restart psi-secrets.service`"
+                .to_owned(),
+        );
+        lines
     }
 
     fn credential_key(&self, sealing: &Sealing) -> Result<(SlotKey, String)> {
@@ -330,11 +355,6 @@ fn all_worked(attempts: &[Attempted], not: &str) -> Result<u8> {
     Err(Error::new(Kind::Unreachable, what).hint(next))
 }
 
-fn told(lines: &[String], changed: &SlotsChanged) -> Outcome {
-    let lines = lines.join("\n") + "\n";
-    let keys = printed::recovery_keys(&changed.recovery_keys);
-    let mut text = Zeroizing::new(String::with_capacity(lines.len() + keys.len()));
-    text.push_str(&lines);
-    text.push_str(&keys);
-    Outcome { text, end: Ok(0) }
+fn told(lines: &[String], changed: &SlotsChanged, end: Result<u8>) -> Outcome {
+    Outcome::with_keys(lines, &changed.recovery_keys, end)
 }

@@ -75,7 +75,7 @@ impl State {
             .hint("set `cache.backend: tpm` in config.yaml, or leave it: lookups are live"),
             State::Closed(closed) => closed.error.again(),
             State::Absent => Error::new(Kind::NotFound, "there is no cache file yet")
-                .hint("`systemctl start psi-infisical-setup.service` fills one"),
+                .hint("`systemctl restart psi-infisical-setup.service` fills one"),
             State::Opening | State::Open(_) => {
                 Error::new(Kind::Unreachable, "the cache is still being opened")
                     .hint("try again; `journalctl -u psi-secrets` shows what it waits for")
