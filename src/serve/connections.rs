@@ -1,13 +1,17 @@
 //! Connections: how many at once, how long each, and how they end.
 
 use std::convert::Infallible;
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{UnixListener, UnixStream};
+use rustix::net::SocketFlags;
+use rustix::net::sockopt::socket_peercred;
+use tokio::io::{Interest, unix::AsyncFd};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
@@ -17,6 +21,10 @@ use crate::serve::Server;
 use crate::serve::access::Peer;
 use crate::serve::http;
 use crate::serve::socket::Sockets;
+
+mod stream;
+
+use stream::Stream;
 
 /// Connections at once; more wait in the socket's backlog.
 const MAX_CONNECTIONS: usize = 512;
@@ -54,7 +62,7 @@ impl Connections {
         let mut loops = JoinSet::new();
         for listener in &sockets.listeners {
             let listener = listener.try_clone().map_err(failed)?;
-            let listener = UnixListener::from_std(listener).map_err(failed)?;
+            let listener = AsyncFd::with_interest(listener, Interest::READABLE).map_err(failed)?;
             let (server, places) = (Arc::clone(server), Arc::clone(&places));
             loops.spawn(accept(listener, server, places, stopping.clone()));
         }
@@ -79,7 +87,7 @@ impl Connections {
 
 /// Accepts until it is to stop; what is still open then is handed back.
 async fn accept(
-    listener: UnixListener,
+    listener: AsyncFd<UnixListener>,
     server: Arc<Server>,
     places: Arc<Semaphore>,
     mut stopping: watch::Receiver<bool>,
@@ -88,7 +96,8 @@ async fn accept(
     loop {
         let next = async {
             let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
+            let accepted = listener.async_io(Interest::READABLE, accept_one).await;
+            (place, accepted)
         };
         let (place, accepted) = tokio::select! {
             biased;
@@ -97,7 +106,7 @@ async fn accept(
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 let (server, stopping) = (Arc::clone(&server), stopping.clone());
                 connections.spawn(async move {
                     serve(stream, server, stopping).await;
@@ -112,15 +121,21 @@ async fn accept(
     }
 }
 
+/// The next connection, whose socket does not block either.
+fn accept_one(listener: &UnixListener) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::accept_with(listener, flags)?.into())
+}
+
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, which is the end as well.
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
 async fn serve(stream: UnixStream, server: Arc<Server>, mut stopping: watch::Receiver<bool>) {
-    let peer = match stream.peer_cred() {
+    let peer = match socket_peercred(&stream) {
         Ok(credentials) => Peer {
-            uid: credentials.uid(),
+            uid: credentials.uid.as_raw(),
         },
         Err(e) => return warn!("a caller's user id can't be told, it gets no answer: {e}"),
     };
@@ -132,7 +147,7 @@ async fn serve(stream: UnixStream, server: Arc<Server>, mut stopping: watch::Rec
         .keep_alive(false)
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Stream::new(stream)), service);
     tokio::pin!(connection);
     let answering = async {
         tokio::select! {
