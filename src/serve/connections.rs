@@ -1,17 +1,17 @@
 //! Connections: how many at once, how long each, and how they end.
 
 use std::convert::Infallible;
-use std::io;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::future::{Future, poll_fn};
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::net::SocketFlags;
 use rustix::net::sockopt::socket_peercred;
-use tokio::io::{Interest, unix::AsyncFd};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
@@ -24,7 +24,7 @@ use crate::serve::socket::Sockets;
 
 mod stream;
 
-use stream::Stream;
+use stream::{Listener, Stream};
 
 /// Connections at once; more wait in the socket's backlog.
 const MAX_CONNECTIONS: usize = 512;
@@ -62,7 +62,7 @@ impl Connections {
         let mut loops = JoinSet::new();
         for listener in &sockets.listeners {
             let listener = listener.try_clone().map_err(failed)?;
-            let listener = AsyncFd::with_interest(listener, Interest::READABLE).map_err(failed)?;
+            let listener = Listener::new(listener).map_err(failed)?;
             let (server, places) = (Arc::clone(server), Arc::clone(&places));
             loops.spawn(accept(listener, server, places, stopping.clone()));
         }
@@ -87,7 +87,7 @@ impl Connections {
 
 /// Accepts until it is to stop; what is still open then is handed back.
 async fn accept(
-    listener: AsyncFd<UnixListener>,
+    listener: Listener,
     server: Arc<Server>,
     places: Arc<Semaphore>,
     mut stopping: watch::Receiver<bool>,
@@ -96,8 +96,7 @@ async fn accept(
     loop {
         let next = async {
             let place = Arc::clone(&places).acquire_owned().await;
-            let accepted = listener.async_io(Interest::READABLE, accept_one).await;
-            (place, accepted)
+            (place, listener.accept().await)
         };
         let (place, accepted) = tokio::select! {
             biased;
@@ -108,10 +107,14 @@ async fn accept(
         match accepted {
             Ok(stream) => {
                 let (server, stopping) = (Arc::clone(&server), stopping.clone());
-                connections.spawn(async move {
+                let mut connection = Box::pin(async move {
                     serve(stream, server, stopping).await;
                     drop(place);
                 });
+                // A value in memory is answered here and now; who must wait does so in a task.
+                if is_pending(connection.as_mut()).await {
+                    connections.spawn(connection);
+                }
             }
             Err(e) => {
                 warn!("cannot accept a connection: {e}");
@@ -121,10 +124,9 @@ async fn accept(
     }
 }
 
-/// The next connection, whose socket does not block either.
-fn accept_one(listener: &UnixListener) -> io::Result<UnixStream> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(rustix::net::accept_with(listener, flags)?.into())
+/// Whether `future` has not ended once it was polled.
+async fn is_pending(mut future: Pin<&mut impl Future<Output = ()>>) -> bool {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
 }
 
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
