@@ -4,16 +4,21 @@ CARGO ?= cargo
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: help test demo lint deny build install
+.PHONY: help test bench demo lint deny build install
 
 help:
 	@echo "make test     every check and test, with a real Podman and a software TPM (as root)"
+	@echo "make bench    what lookups, start, hand-over and memory cost, beside their goals"
 	@echo "make demo     the main job, played on this machine (as root)"
 	@echo "make build    optimised binaries in target/release"
 	@echo "make install  put programs and units under DESTDIR/PREFIX"
 
 test: tools lint deny
 	$(CARGO) test --locked --workspace
+
+# Ends with an error if a goal is missed. The quotes are for cargo: every bench.
+bench:
+	$(CARGO) bench --locked --no-fail-fast --bench '*'
 
 lint:
 	$(CARGO) fmt --check
