@@ -11,7 +11,6 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::net::sockopt::socket_peercred;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
@@ -22,6 +21,7 @@ use crate::serve::access::Peer;
 use crate::serve::http;
 use crate::serve::socket::Sockets;
 
+mod peer;
 mod stream;
 
 use stream::{Listener, Stream};
@@ -135,10 +135,8 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 }
 
 async fn serve(stream: UnixStream, server: Arc<Server>, mut stopping: watch::Receiver<bool>) {
-    let peer = match socket_peercred(&stream) {
-        Ok(credentials) => Peer {
-            uid: credentials.uid.as_raw(),
-        },
+    let peer = match peer::uid(&stream) {
+        Ok(uid) => Peer { uid },
         Err(e) => return warn!("a caller's user id can't be told, it gets no answer: {e}"),
     };
     let service = service_fn(move |request| {
