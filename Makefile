@@ -4,10 +4,11 @@ CARGO ?= cargo
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: help test demo lint deny build man completions install
+.PHONY: help test bench demo lint deny build man completions install
 
 help:
 	@echo "make test     every check and test, with a real Podman and a software TPM (as root)"
+	@echo "make bench    what lookups, start, hand-over and memory cost, beside their goals"
 	@echo "make demo     the main job, played on this machine (as root)"
 	@echo "make build    optimised binaries in target/release"
 	@echo "make man      man pages in target/share/man, completions beside them"
@@ -15,6 +16,10 @@ help:
 
 test: tools lint deny
 	$(CARGO) test --locked --workspace
+
+# Ends with an error if a goal is missed. The quotes are for cargo: every bench.
+bench:
+	$(CARGO) bench --locked --no-fail-fast --bench '*'
 
 lint:
 	$(CARGO) fmt --check

@@ -1,13 +1,16 @@
 //! Connections: how many at once, how long each, and how they end.
 
 use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
@@ -17,6 +20,11 @@ use crate::serve::Server;
 use crate::serve::access::Peer;
 use crate::serve::http;
 use crate::serve::socket::Sockets;
+
+mod peer;
+mod stream;
+
+use stream::{Listener, Stream};
 
 /// Connections at once; more wait in the socket's backlog.
 const MAX_CONNECTIONS: usize = 512;
@@ -54,7 +62,7 @@ impl Connections {
         let mut loops = JoinSet::new();
         for listener in &sockets.listeners {
             let listener = listener.try_clone().map_err(failed)?;
-            let listener = UnixListener::from_std(listener).map_err(failed)?;
+            let listener = Listener::new(listener).map_err(failed)?;
             let (server, places) = (Arc::clone(server), Arc::clone(&places));
             loops.spawn(accept(listener, server, places, stopping.clone()));
         }
@@ -79,7 +87,7 @@ impl Connections {
 
 /// Accepts until it is to stop; what is still open then is handed back.
 async fn accept(
-    listener: UnixListener,
+    listener: Listener,
     server: Arc<Server>,
     places: Arc<Semaphore>,
     mut stopping: watch::Receiver<bool>,
@@ -97,12 +105,16 @@ async fn accept(
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 let (server, stopping) = (Arc::clone(&server), stopping.clone());
-                connections.spawn(async move {
+                let mut connection = Box::pin(async move {
                     serve(stream, server, stopping).await;
                     drop(place);
                 });
+                // A value in memory is answered here and now; who must wait does so in a task.
+                if is_pending(connection.as_mut()).await {
+                    connections.spawn(connection);
+                }
             }
             Err(e) => {
                 warn!("cannot accept a connection: {e}");
@@ -112,16 +124,19 @@ async fn accept(
     }
 }
 
+/// Whether `future` has not ended once it was polled.
+async fn is_pending(mut future: Pin<&mut impl Future<Output = ()>>) -> bool {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
+}
+
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, which is the end as well.
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
 async fn serve(stream: UnixStream, server: Arc<Server>, mut stopping: watch::Receiver<bool>) {
-    let peer = match stream.peer_cred() {
-        Ok(credentials) => Peer {
-            uid: credentials.uid(),
-        },
+    let peer = match peer::uid(&stream) {
+        Ok(uid) => Peer { uid },
         Err(e) => return warn!("a caller's user id can't be told, it gets no answer: {e}"),
     };
     let service = service_fn(move |request| {
@@ -132,7 +147,7 @@ async fn serve(stream: UnixStream, server: Arc<Server>, mut stopping: watch::Rec
         .keep_alive(false)
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Stream::new(stream)), service);
     tokio::pin!(connection);
     let answering = async {
         tokio::select! {

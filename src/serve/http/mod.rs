@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderMap};
+use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, StatusCode};
 use tracing::warn;
 
@@ -28,13 +29,15 @@ use refusal::Refusal;
 
 /// Answers one request of `peer`.
 pub async fn answer(server: Arc<Server>, peer: Peer, request: Request<Incoming>) -> Answer {
-    let what = format!("{} {}", request.method(), request.uri().path());
-    route(&server, peer, request)
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    // With the query: an id that has one is no id.
+    let path = uri.path_and_query().map_or("", PathAndQuery::as_str);
+    route(&server, peer, path, request)
         .await
         .unwrap_or_else(|refusal| {
             warn!(
-                "{} (uid {}) answered {}: {}",
-                what.escape_default(),
+                "{method} {} (uid {}) answered {}: {}",
+                uri.path().escape_default(),
                 peer.uid,
                 refusal.status.as_u16(),
                 refusal.detail
@@ -46,14 +49,9 @@ pub async fn answer(server: Arc<Server>, peer: Peer, request: Request<Incoming>)
 async fn route(
     server: &Arc<Server>,
     peer: Peer,
+    path: &str,
     request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
-    // With the query: an id that has one is no id.
-    let path = request
-        .uri()
-        .path_and_query()
-        .map(|path| path.as_str().to_owned());
-    let path = path.unwrap_or_default();
     let mut parts = path.strip_prefix('/').unwrap_or_default().splitn(2, '/');
     let (first, rest) = (parts.next().unwrap_or_default(), parts.next());
     let method = request.method().clone();
