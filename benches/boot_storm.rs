@@ -96,8 +96,8 @@ impl Storm {
         let (took, failures) = thread::scope(|scope| {
             let starts = (0..CONTAINERS).map(|n| scope.spawn(move || start(n)));
             let starts: Vec<_> = starts.collect();
-            barrier.wait();
             let began = Instant::now();
+            barrier.wait();
             let ends = starts.into_iter().map(|start| start.join().unwrap());
             let failures: Vec<String> = ends.flatten().collect();
             (began.elapsed(), failures)
