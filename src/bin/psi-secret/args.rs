@@ -3,7 +3,6 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::failure::Failure;
@@ -63,9 +62,7 @@ impl Invocation {
 /// only the variable that it sets for itself tells us apart.
 pub fn is_system() -> bool {
     let rootless = variable("_CONTAINERS_ROOTLESS_UID").is_some_and(|uid| uid != "0");
-    // The standard library has no geteuid(); the owner of this directory is the same (proc(5)).
-    let root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
-    root && !rootless
+    rustix::process::geteuid().is_root() && !rootless
 }
 
 fn variable(name: &str) -> Option<OsString> {

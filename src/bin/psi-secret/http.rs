@@ -1,12 +1,13 @@
 //! One HTTP/1.1 request and its answer on a connection of its own.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Instant;
 
+use crate::connection::{Connection, is_too_late};
 use crate::failure::Failure;
 use crate::json::string_field;
-use crate::retry::Trouble;
+use crate::retry::{BUDGET, Trouble};
 use crate::target::Target;
 use crate::{one_line, show_path, wipe};
 
@@ -36,12 +37,13 @@ pub fn request(target: &Target, token: Option<&str>, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// Asks once. The body of a complete answer 200, all of it.
+/// Asks once, until `deadline` at most. The body of a complete answer 200, all of it.
 ///
 /// # Errors
 /// Everything else; [`Trouble::passing`] where asking again may help.
-pub fn exchange(socket: &Path, request: &[u8]) -> Result<Vec<u8>, Trouble> {
-    let mut stream = UnixStream::connect(socket).map_err(|e| not_connected(socket, &e))?;
+pub fn exchange(socket: &Path, request: &[u8], deadline: Instant) -> Result<Vec<u8>, Trouble> {
+    let stream = Connection::open(socket, deadline);
+    let mut stream = stream.map_err(|e| not_connected(socket, &e))?;
     // An early answer, such as 401, closes the connection while we still write: reading tells.
     let _ = stream.write_all(request);
     let mut head = [0; MAX_HEAD];
@@ -128,6 +130,7 @@ fn read_some(stream: &mut impl Read, into: &mut [u8]) -> Result<usize, Trouble> 
             }
             Ok(n) => return Ok(n),
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) if is_too_late(&e) => return Err(too_late()),
             Err(e) => return Err(cut_short(&format!("psi-serve's answer broke off: {e}"))),
         }
     }
@@ -179,6 +182,9 @@ fn decimal(text: &str) -> Option<usize> {
 
 fn not_connected(socket: &Path, error: &io::Error) -> Trouble {
     use ErrorKind::{ConnectionRefused, ConnectionReset, Interrupted, NotFound, PermissionDenied};
+    if is_too_late(error) {
+        return too_late();
+    }
     let failure = Failure::new(format!(
         "cannot connect to psi-serve at {}: {error}",
         show_path(socket)
@@ -193,6 +199,14 @@ fn not_connected(socket: &Path, error: &io::Error) -> Trouble {
         ))),
         _ => Trouble::lasting(failure),
     }
+}
+
+fn too_late() -> Trouble {
+    let seconds = BUDGET.as_secs();
+    Trouble::lasting(
+        Failure::new(format!("no answer from psi-serve within {seconds} s"))
+            .next("systemctl status psi-secrets.service"),
+    )
 }
 
 fn cut_short(why: &str) -> Trouble {

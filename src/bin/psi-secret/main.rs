@@ -1,11 +1,12 @@
 //! Podman's shell driver for secrets: asks psi-serve over its Unix socket.
 //!
 //! Podman runs it with the secret's id in `$SECRET_ID`, waits for it without a time limit while it
-//! holds a lock on all secrets of the host, and forgets its exit status. So it uses nothing but
-//! the standard library, is bounded in time, prints a value only once all of it has arrived, and
-//! says on one line of stderr why it could not.
+//! holds a lock on all secrets of the host, and forgets its exit status. So it has no more to load
+//! than libc and starts no thread, is bounded in time, prints a value only once all of it has
+//! arrived, and says on one line of stderr why it could not.
 
 mod args;
+mod connection;
 mod failure;
 mod help;
 mod http;
@@ -20,6 +21,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use args::{Command, Invocation, Verb};
 use failure::Failure;
@@ -55,9 +57,9 @@ fn perform(invocation: &Invocation, target: &Target) -> Result<(), Failure> {
         _ => Vec::new(),
     };
     let request = http::request(target, token.as_deref(), &body);
-    let mut answer = retry::within(retry::BUDGET, &socket.clone(), move || {
-        retry::ask(retry::WINDOW, || http::exchange(&socket, &request))
-    })?;
+    let deadline = Instant::now() + retry::BUDGET;
+    let once = || http::exchange(&socket, &request, deadline);
+    let mut answer = retry::ask(retry::WINDOW, once)?;
     let printed = match invocation.verb {
         Verb::Lookup | Verb::List => print(&answer),
         Verb::Store | Verb::Delete => Ok(()),

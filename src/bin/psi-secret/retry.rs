@@ -1,13 +1,10 @@
 //! How long to wait for a psi-serve that restarts, and when to stop.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::path::Path;
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::failure::Failure;
-use crate::show_path;
 
 /// For how long failures that may pass are tried again: a restart or an upgrade of psi-serve.
 pub const WINDOW: Duration = Duration::from_secs(30);
@@ -79,30 +76,6 @@ fn with_jitter(pause: Duration) -> Duration {
     pause + (pause / 4).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
-/// Runs `work`, and stops waiting for it after `budget`. On a thread, as connecting to a socket
-/// whose queue is full blocks without a limit of its own.
-///
-/// # Errors
-/// The failure of `work`, or that it took too long.
-pub fn within<T: Send + 'static>(
-    budget: Duration,
-    socket: &Path,
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    let (sender, receiver) = mpsc::channel();
-    thread::Builder::new()
-        .spawn(move || sender.send(work()))
-        .map_err(|e| Failure::new(format!("cannot start a thread: {e}")))?;
-    receiver.recv_timeout(budget).unwrap_or_else(|_| {
-        Err(Failure::new(format!(
-            "no answer from psi-serve at {} within {} s",
-            show_path(socket),
-            budget.as_secs()
-        ))
-        .next("systemctl status psi-secrets.service"))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,15 +119,5 @@ mod tests {
             ask(Duration::from_millis(100), slow_then_down_then_good).unwrap(),
             2
         );
-    }
-
-    #[test]
-    fn work_that_hangs_is_left_behind() {
-        let (_keep, never) = mpsc::channel::<()>();
-        let outcome = within(Duration::from_millis(20), Path::new("/s"), move || {
-            let _ = never.recv();
-            Ok(())
-        });
-        outcome.unwrap_err();
     }
 }
