@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Kind, Result};
 use crate::lock::Lock;
@@ -258,14 +258,14 @@ impl Cache {
             })
     }
 
-    fn mend(&self, current: &Saved, damage: Error) -> Error {
+    fn mend(&self, current: &Arc<Saved>, damage: Error) -> Error {
         let what = |outcome: &str| Error::new(Kind::Damaged, format!("{damage}; {outcome}"));
         let again = Saved {
             header: current.header.clone(),
             table: current.table.copy(),
             data_key: Arc::clone(&current.data_key),
         };
-        match self.replace(again) {
+        match self.replace(current, again) {
             Ok(_) => what("it was written anew from memory, which has everything")
                 .hint("look for the reason: `journalctl -k` shows trouble with the disk"),
             Err(error) => what("memory has everything, but it could not be written").because(error).hint(
@@ -292,7 +292,7 @@ impl Cache {
     /// disk. The new generation is returned.
     fn save(
         &self,
-        before: &Saved,
+        before: &Arc<Saved>,
         new: &BTreeMap<EntryKey, &[u8]>,
         owners: &Owners,
     ) -> Result<u64> {
@@ -309,7 +309,7 @@ impl Cache {
         values.insert(EntryKey::OWNERS, &owners);
         let hmac_key = before.table.hmac_key();
         let table = Table::build(hmac_key, values.iter().map(|(key, value)| (key, *value)))?;
-        self.replace(Saved {
+        let new = Saved {
             header: Header {
                 entries: entries as u64,
                 local,
@@ -317,14 +317,16 @@ impl Cache {
             },
             table,
             data_key: Arc::clone(&before.data_key),
-        })
+        };
+        self.replace(before, new)
     }
 
-    /// Puts `new` on disk as the next generation, and serves it once it is there.
+    /// Puts `new` in the place of `before`: on disk as the next generation, and served once it is
+    /// there.
     ///
     /// # Errors
     /// [`Kind::Io`]; what was there before is then still there.
-    fn replace(&self, mut new: Saved) -> Result<u64> {
+    fn replace(&self, before: &Arc<Saved>, mut new: Saved) -> Result<u64> {
         new.header.generation += 1;
         new.header.written_at = now();
         let generation = new.header.generation;
@@ -332,8 +334,8 @@ impl Cache {
             file::replace(&self.path, parts)
         })?;
         file::make_durable(&self.path).inspect_err(|_| self.take_back())?;
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(new);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        await_readers(before);
         Ok(generation)
     }
 
@@ -348,6 +350,15 @@ impl Cache {
         let _ = envelope::seal(&before.header, &before.data_key, &mut table, |parts| {
             file::replace(&self.path, parts)
         });
+    }
+}
+
+/// Waits until nobody but us has `old`. Whoever drops it last wipes what may be many megabytes: a
+/// writer, who has the time, and no lookup, unless its caller is very slow to read.
+fn await_readers(old: &Arc<Saved>) {
+    let patience = Instant::now() + Duration::from_secs(1);
+    while Arc::strong_count(old) > 1 && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -34,7 +34,7 @@ impl Cache {
             .ok_or_else(|| Error::new(Kind::Refused, "there is no number for another slot"))?;
         let slot = seal(&header.key_id, id, label, protector, &before.data_key)?;
         header.slots.push(slot);
-        self.replace(with_header(&before, header))?;
+        self.replace(&before, with_header(&before, header))?;
         Ok(id)
     }
 
@@ -62,7 +62,7 @@ impl Cache {
             attempts.push(attempt);
         }
         if attempts.iter().any(|a| a.failure.is_none()) {
-            self.replace(with_header(&before, header))?;
+            self.replace(&before, with_header(&before, header))?;
         }
         Ok(attempts)
     }
@@ -105,11 +105,12 @@ impl Cache {
                 }
             };
         }
-        self.replace(Saved {
+        let new = Saved {
             header,
             table: before.table.copy(),
             data_key: Arc::new(data_key),
-        })?;
+        };
+        self.replace(&before, new)?;
         Ok(())
     }
 }

@@ -25,11 +25,11 @@ pub struct Store {
 /// Tells one state of a file from another: it changes with every write and every replacement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    device: u64,
     inode: u64,
-    size: i64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    /// Every write sets it, whatever is done to the time of modification.
+    changed: i64,
+    changed_nanoseconds: u32,
+    size: u32,
 }
 
 impl Stamp {
@@ -39,11 +39,11 @@ impl Stamp {
     )]
     fn of(stat: &Stat) -> Self {
         Self {
-            device: stat.st_dev as u64,
             inode: stat.st_ino as u64,
-            size: stat.st_size as i64,
-            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+            changed: stat.st_ctime as i64,
+            changed_nanoseconds: stat.st_ctime_nsec as u32,
+            // Nothing as large is a mapping.
+            size: u32::try_from(stat.st_size).unwrap_or(u32::MAX),
         }
     }
 }

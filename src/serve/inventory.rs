@@ -9,7 +9,7 @@ use crate::mapping::Mapping;
 use crate::secret::{SecretName, fits_variable, has_reference};
 use crate::serve::lookup::{Lookups, Missing};
 use crate::serve::sealed::State;
-use crate::wire::{Check, Checked, CheckedId, Prune, Pruned};
+use crate::wire::{Check, Checked, CheckedId, Prune};
 
 /// An open cache at one moment.
 struct Inventory {
@@ -79,24 +79,21 @@ impl Lookups {
         }))
     }
 
-    /// Drops what the providers no longer have and nobody is to keep.
+    /// The mappings that are to be kept of each workload.
     ///
     /// # Errors
-    /// [`crate::Kind::Usage`] for an id that is none, what the state directory says of a mapping
-    /// that is to be kept and can't be read, and what [`Cache::prune`] says. Nothing is dropped
-    /// then.
-    pub async fn prune(&self, asked: Prune) -> Result<Pruned> {
-        let mut keep = BTreeMap::new();
-        for (workload, ids) in asked.keep {
+    /// [`crate::Kind::Usage`] for an id that is none, and what the state directory says of a mapping
+    /// that can't be read.
+    pub fn to_keep(&self, asked: &Prune) -> Result<BTreeMap<String, Vec<Mapping>>> {
+        let of_workload = |(workload, ids): (&String, &Vec<String>)| {
             let mappings = ids.iter().filter_map(|id| self.kept(id).transpose());
-            keep.insert(workload, mappings.collect::<Result<Vec<_>>>()?);
-        }
-        let dropped = self.sealed.prune(keep, asked.forget).await?;
-        Ok(Pruned { dropped })
+            Ok((workload.clone(), mappings.collect::<Result<_>>()?))
+        };
+        asked.keep.iter().map(of_workload).collect()
     }
 
     /// The mapping of `id`; nothing if there is none, since then nobody can look it up.
-    fn kept(&self, id: &str) -> Result<Option<Arc<Mapping>>> {
+    fn kept(&self, id: &str) -> Result<Option<Mapping>> {
         match self.mapping(&SecretName::parse(id)?) {
             Ok(mapping) => Ok(Some(mapping)),
             Err(Missing::NoMapping) => Ok(None),

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::locked::Locked;
 use crate::mapping::{Mapping, ProviderName, Stamp, Store};
 use crate::secret::SecretName;
+use crate::serve::known::Known;
 use crate::serve::providers::Providers;
 use crate::serve::sealed::{Sealed, State};
 
@@ -67,17 +68,10 @@ pub struct Lookups {
     store: Arc<Store>,
     pub(super) sealed: Arc<Sealed>,
     providers: RwLock<Arc<Providers>>,
-    known: Mutex<HashMap<SecretName, Known>>,
+    known: Known,
     memory: Arc<Mutex<Memory>>,
     /// How they went.
     pub counters: Counters,
-}
-
-/// A mapping that was read before.
-struct Known {
-    stamp: Stamp,
-    mapping: Arc<Mapping>,
-    entry: Option<(Weak<Cache>, EntryKey)>,
 }
 
 type Outcome = Result<Arc<Locked>, Arc<Error>>;
@@ -138,7 +132,7 @@ impl Lookups {
             store,
             sealed,
             providers: RwLock::new(Arc::new(providers)),
-            known: Mutex::default(),
+            known: Known::default(),
             memory: Arc::default(),
             counters: Counters::default(),
         }
@@ -179,15 +173,17 @@ impl Lookups {
     }
 
     async fn find(&self, name: &SecretName) -> Result<(Found, &AtomicU64), Missing> {
-        let mapping = self.mapping(name)?;
+        let stamp = self.store.stamp(name).map_err(Missing::Unusable)?;
+        let stamp = stamp.ok_or(Missing::NoMapping)?;
         let state = self.sealed.settled().await;
         if let State::Open(cache) = &state {
-            let key = self.entry_key(name, &mapping, cache);
+            let key = self.entry_key(name, stamp, cache)?;
             let saved = cache.current();
             if let Some(range) = saved.table.find(&key) {
                 return Ok((Found::Sealed(saved, range), &self.counters.hits));
             }
         }
+        let mapping = Arc::new(self.mapping(name)?);
         if mapping.provider() == ProviderName::Local {
             self.sealed.may_have_local().map_err(unavailable)?;
         }
@@ -201,49 +197,30 @@ impl Lookups {
         }
     }
 
-    /// The mapping called `name`: read once, and again when its file has changed.
-    pub(super) fn mapping(&self, name: &SecretName) -> Result<Arc<Mapping>, Missing> {
-        let stamp = self.store.stamp(name).map_err(Missing::Unusable)?;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(stamp), Some(known)) = (stamp, known.get(name))
-            && known.stamp == stamp
-        {
-            return Ok(Arc::clone(&known.mapping));
-        }
-        known.remove(name);
-        let (stamp, mapping) = self
-            .store
-            .get(name)
-            .map_err(Missing::Unusable)?
-            .ok_or(Missing::NoMapping)?;
-        let mapping = Arc::new(mapping);
-        let fresh = Known {
-            stamp,
-            mapping: Arc::clone(&mapping),
-            entry: None,
-        };
-        known.insert(name.clone(), fresh);
-        Ok(mapping)
+    /// The mapping called `name`.
+    pub(super) fn mapping(&self, name: &SecretName) -> Result<Mapping, Missing> {
+        Ok(self.stamped_mapping(name)?.1)
     }
 
-    /// The entry of `mapping` in `cache`, computed once per name and cache.
-    fn entry_key(&self, name: &SecretName, mapping: &Mapping, cache: &Arc<Cache>) -> EntryKey {
-        let cache_now = Arc::downgrade(cache);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = known.get_mut(name).filter(|k| *k.mapping == *mapping);
-        if let Some(Known {
-            entry: Some((of, key)),
-            ..
-        }) = &known
-            && of.ptr_eq(&cache_now)
-        {
-            return *key;
+    fn stamped_mapping(&self, name: &SecretName) -> Result<(Stamp, Mapping), Missing> {
+        let found = self.store.get(name).map_err(Missing::Unusable)?;
+        found.ok_or(Missing::NoMapping)
+    }
+
+    /// The entry of `name` in `cache`; its file is read only if it has changed since the last time.
+    fn entry_key(
+        &self,
+        name: &SecretName,
+        stamp: Stamp,
+        cache: &Arc<Cache>,
+    ) -> Result<EntryKey, Missing> {
+        if let Some(key) = self.known.get(cache, name, stamp) {
+            return Ok(key);
         }
-        let key = cache.keyer().entry_key(mapping);
-        if let Some(known) = known {
-            known.entry = Some((cache_now, key));
-        }
-        key
+        let (stamp, mapping) = self.stamped_mapping(name)?;
+        let key = cache.keyer().entry_key(&mapping);
+        self.known.note(cache, name, stamp, key);
+        Ok(key)
     }
 
     /// Asks the provider, or joins whoever is asking for the same already.

@@ -24,6 +24,7 @@ mod carried;
 mod connections;
 mod http;
 mod inventory;
+mod known;
 mod lookup;
 mod providers;
 mod sealed;

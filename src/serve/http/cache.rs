@@ -14,8 +14,10 @@ use crate::secret::SecretName;
 use crate::serve::Server;
 use crate::serve::http::body::{Answer, json, parse, read_body, secret_json};
 use crate::serve::http::refusal::Refusal;
-use crate::serve::http::to_the_end;
-use crate::wire::{Check, Init, Invalidate, Invalidated, MAX_HAND_OVER, Prune, Slots, Verified};
+use crate::serve::http::{blocking, to_the_end};
+use crate::wire::{
+    Check, Init, Invalidate, Invalidated, MAX_HAND_OVER, Prune, Pruned, Slots, Verified,
+};
 
 /// Largest body of the small JSON requests, in bytes: a check of some ten thousand mappings.
 const MAX_QUESTION: usize = 16 << 20;
@@ -114,20 +116,28 @@ async fn hand_over(
     Ok(json(&handed_over))
 }
 
-async fn check(server: &Server, body: &[u8]) -> Result<Answer, Refusal> {
+async fn check(server: &Arc<Server>, body: &[u8]) -> Result<Answer, Refusal> {
     let asked: Check = parse(body)?;
     server.sealed.settled().await;
-    Ok(json(&server.lookups.check(&asked)?))
+    let task = Arc::clone(server);
+    let checked = blocking(move || task.lookups.check(&asked)).await?;
+    Ok(json(&checked))
 }
 
 async fn prune(server: &Arc<Server>, body: &[u8]) -> Result<Answer, Refusal> {
     let asked: Prune = parse(body)?;
     let task = Arc::clone(server);
-    let pruned = to_the_end(async move { task.lookups.prune(asked).await }).await?;
-    if pruned.dropped > 0 {
-        info!("{} retired values were dropped", pruned.dropped);
+    let dropped = to_the_end(async move {
+        let lookups = Arc::clone(&task);
+        let (keep, forget) =
+            blocking(move || Ok((lookups.lookups.to_keep(&asked)?, asked.forget))).await?;
+        task.sealed.prune(keep, forget).await
+    })
+    .await?;
+    if dropped > 0 {
+        info!("{dropped} retired values were dropped");
     }
-    Ok(json(&pruned))
+    Ok(json(&Pruned { dropped }))
 }
 
 async fn invalidate(server: &Arc<Server>, body: &[u8]) -> Result<Answer, Refusal> {

@@ -172,7 +172,7 @@ async fn store(server: &Arc<Server>, id: &str, body: Incoming) -> Result<Answer,
     let id = parse_id(id)?;
     let mapping = read_body(body, MAX_MAPPING).await?;
     let store = Arc::clone(&server.store);
-    on_disk(move || store.put(&id, &mapping))
+    blocking(move || store.put(&id, &mapping))
         .await
         .map_err(|e| match e.kind() {
             Kind::Damaged => Refusal::new(StatusCode::BAD_REQUEST, "bad_mapping", &e),
@@ -184,13 +184,13 @@ async fn store(server: &Arc<Server>, id: &str, body: Incoming) -> Result<Answer,
 async fn delete(server: &Arc<Server>, id: &str) -> Result<Answer, Refusal> {
     let id = parse_id(id)?;
     let store = Arc::clone(&server.store);
-    on_disk(move || store.delete(&id)).await?;
+    blocking(move || store.delete(&id)).await?;
     Ok(text("ok"))
 }
 
 async fn list(server: &Arc<Server>) -> Result<Answer, Refusal> {
     let store = Arc::clone(&server.store);
-    let names = on_disk(move || store.list()).await?;
+    let names = blocking(move || store.list()).await?;
     let lines: String = names.iter().map(|n| format!("{}\n", n.as_str())).collect();
     Ok(text(&lines))
 }
@@ -207,7 +207,7 @@ async fn to_the_end<T: Send + 'static>(
     tokio::spawn(change).await.map_err(failed)?
 }
 
-async fn on_disk<T: Send + 'static>(
+async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let failed = |e| Error::new(Kind::Internal, "an operation broke off").because(e);

@@ -307,7 +307,7 @@ impl Sealed {
     /// nothing to drop.
     pub async fn prune(
         &self,
-        keep: BTreeMap<String, Vec<Arc<Mapping>>>,
+        keep: BTreeMap<String, Vec<Mapping>>,
         forget: Vec<String>,
     ) -> Result<usize> {
         let _turn = self.turn().await?;
@@ -315,7 +315,7 @@ impl Sealed {
             State::Off | State::Absent => return Ok(0),
             _ => self.open_cache()?,
         };
-        let keys = |mappings: Vec<Arc<Mapping>>| {
+        let keys = |mappings: Vec<Mapping>| {
             let keys = mappings.iter().map(|m| cache.keyer().entry_key(m));
             keys.collect()
         };
