@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderMap};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, StatusCode, Uri};
 use tracing::warn;
 
 use crate::error::{Error, Kind, Result};
@@ -48,14 +48,8 @@ async fn route(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
-    // With the query: an id that has one is no id.
-    let path = request
-        .uri()
-        .path_and_query()
-        .map(|path| path.as_str().to_owned());
-    let path = path.unwrap_or_default();
-    let mut parts = path.strip_prefix('/').unwrap_or_default().splitn(2, '/');
-    let (first, rest) = (parts.next().unwrap_or_default(), parts.next());
+    let target = request.uri().clone();
+    let (first, rest) = target_parts(&target);
     let method = request.method().clone();
     if (&method, first, rest) == (&Method::GET, "healthz", None) {
         return healthz(server);
@@ -102,6 +96,17 @@ async fn route(
             "there is no such path",
             "psi-secret(1) and psi-cachectl(1) ask in the right way",
         )),
+    }
+}
+
+/// A target's first part and all that follows it, as they were sent. With the query: an id that
+/// has one is no id.
+pub fn target_parts(target: &Uri) -> (&str, Option<&str>) {
+    let path = target.path_and_query().map_or("", |path| path.as_str());
+    let path = path.strip_prefix('/').unwrap_or_default();
+    match path.split_once('/') {
+        Some((first, rest)) => (first, Some(rest)),
+        None => (path, None),
     }
 }
 
