@@ -40,6 +40,17 @@ pub fn object(bytes: &[u8]) -> Option<serde_json::Map<String, Value>> {
     serde_json::from_slice(bytes).ok()
 }
 
+/// Whether `value` has a number in it that is no whole one. No slot does, and a fraction written and
+/// read again may differ in its last bit.
+pub fn has_fraction(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.is_f64(),
+        Value::Array(values) => values.iter().any(has_fraction),
+        Value::Object(fields) => fields.values().any(has_fraction),
+        _ => false,
+    }
+}
+
 /// Whether a key or a text of `value` has the secret in it.
 pub fn has_secret(value: &Value) -> bool {
     match value {

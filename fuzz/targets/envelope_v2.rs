@@ -8,7 +8,7 @@
 use libfuzzer_sys::fuzz_target;
 use psi::cache::Header;
 use psi::cache::envelope::{open, read_header, seal, version};
-use psi_fuzz::{assert_damaged, seed_key};
+use psi_fuzz::{assert_damaged, has_fraction, seed_key};
 use zeroize::Zeroizing;
 
 const SEALED: &[u8] = include_bytes!("../seeds/envelope_v2/sealed");
@@ -18,7 +18,9 @@ fuzz_target!(|data: &[u8]| {
     if data.first() == Some(&b'{') {
         let end = data.iter().position(|&byte| byte == b'\n');
         let (header, contents) = data.split_at(end.unwrap_or(data.len()));
-        if let Ok(header) = serde_json::from_slice::<Header>(header) {
+        if let Ok(header) = serde_json::from_slice::<Header>(header)
+            && !is_inexact(&header)
+        {
             check_sealed(&header, contents);
         }
     }
@@ -31,6 +33,7 @@ fn check_file(data: &[u8]) {
         Err(error) => assert_damaged(&error),
     }
     match read_header(data) {
+        Ok(header) if is_inexact(&header) => {}
         Ok(header) => {
             assert_eq!(version(data), Some(2));
             let json = serde_json::to_vec(&header).expect("a header can be written");
@@ -39,6 +42,11 @@ fn check_file(data: &[u8]) {
         }
         Err(error) => assert_damaged(&error),
     }
+}
+
+fn is_inexact(header: &Header) -> bool {
+    let mut fields = header.slots.iter().flat_map(|slot| slot.fields.values());
+    fields.any(has_fraction)
 }
 
 fn check_sealed(header: &Header, contents: &[u8]) {
