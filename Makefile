@@ -32,7 +32,7 @@ SECONDS ?= 60
 FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/targets/*.rs)))
 
 fuzz:
-	@$(CARGO) fuzz --version >/dev/null || \
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || \
 	{ echo "cargo-fuzz is missing: cargo install cargo-fuzz --locked" >&2; exit 1; }
 	for target in $(FUZZ_TARGETS); do \
 		mkdir -p fuzz/corpus/$$target && \
