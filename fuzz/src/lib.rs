@@ -17,15 +17,10 @@ pub fn key(bytes: &[u8; 32]) -> Key {
     Key::from_bytes(bytes).expect("32 bytes are a key")
 }
 
-/// The message says nothing of a secret.
-pub fn assert_discreet(error: &Error) {
-    let told = format!("{error} {:?} {error:?}", error.next_step());
-    assert!(!told.contains(SECRET), "{told}");
-}
-
 /// The message says nothing of a secret, and what to do next.
 pub fn assert_proper(error: &Error) {
-    assert_discreet(error);
+    let told = format!("{error} {:?} {error:?}", error.next_step());
+    assert!(!told.contains(SECRET), "{told}");
     assert!(error.next_step().is_some(), "{error}");
 }
 

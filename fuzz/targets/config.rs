@@ -8,7 +8,7 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use psi::Kind;
 use psi::config::{Config, Environment};
-use psi_fuzz::{SECRET, assert_discreet, has_secret};
+use psi_fuzz::{SECRET, assert_proper, has_secret};
 use serde_json::Value;
 
 /// The keys whose values are secrets.
@@ -42,7 +42,7 @@ fuzz_target!(|data: &[u8]| {
     for error in [lenient, strict].into_iter().filter_map(Result::err) {
         assert_eq!(error.kind(), Kind::Config, "{error}");
         if !is_elsewhere {
-            assert_discreet(&error);
+            assert_proper(&error);
         }
     }
 });
