@@ -4,11 +4,12 @@ CARGO ?= cargo
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: help test bench demo lint deny build man completions install
+.PHONY: help test bench demo lint deny fuzz build man completions install
 
 help:
 	@echo "make test     every check and test, with a real Podman and a software TPM (as root)"
 	@echo "make bench    what lookups, start, hand-over and memory cost, beside their goals"
+	@echo "make fuzz     every fuzz target for SECONDS=60 each; needs cargo-fuzz and a C++ compiler"
 	@echo "make demo     the main job, played on this machine (as root)"
 	@echo "make build    optimised binaries in target/release"
 	@echo "make man      man pages in target/share/man, completions beside them"
@@ -29,6 +30,21 @@ lint:
 deny:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
 	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
+
+# Without a sanitizer, since none of this is unsafe code, so that the stable compiler will do. What a
+# run has found out lies in fuzz/corpus and the next one goes on from there; what failed, in
+# fuzz/artifacts.
+SECONDS ?= 60
+FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/targets/*.rs)))
+
+fuzz:
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || \
+	{ echo "cargo-fuzz is missing: cargo install cargo-fuzz --locked" >&2; exit 1; }
+	for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/corpus/$$target && \
+		$(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(SECONDS) -timeout=10 || exit 1; \
+	done
 
 .PHONY: tools
 tools:

@@ -683,6 +683,12 @@ fn a_workload_names_folders_of_configured_projects() {
             "myapp.depends_on must list units",
             "psi-infisical-setup.service",
         ),
+        (
+            "{secrets: [{project: myproject}], depends_on: ['x.service\\']}",
+            "3:57",
+            "myapp.depends_on must list units",
+            "psi-infisical-setup.service",
+        ),
     ];
     for (workload, place, what, hint) in cases {
         refused(with(workload), place, what, hint);

@@ -15,7 +15,7 @@ use crate::protector::{Key, Protector};
 use crate::secret::quote_name;
 use crate::wire::{Counts, HandOver, HandedOver};
 
-mod envelope;
+pub mod envelope;
 mod file;
 mod local;
 mod opening;

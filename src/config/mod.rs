@@ -133,7 +133,11 @@ impl Config {
         Self::parse(&path, &text, strict, environment)
     }
 
-    fn parse(path: &Path, text: &str, strict: bool, environment: &Environment) -> Result<Self> {
+    /// The configuration that `text` is. It reads no file: `path` is what messages name.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(path: &Path, text: &str, strict: bool, environment: &Environment) -> Result<Self> {
         let file = Rc::new(File {
             path: path.to_owned(),
             strict,

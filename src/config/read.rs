@@ -482,9 +482,8 @@ fn depends_on(section: &Section<'_>) -> Result<Vec<String>> {
     let Some((_, nodes)) = section.list("depends_on")? else {
         return Ok(Vec::new());
     };
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-@:\\".contains(c);
     let unit = |node: &Node| match &node.value {
-        Value::Text(name) if name.contains('.') && name.chars().all(plain) => Ok(name.to_string()),
+        Value::Text(name) if is_unit_name(name) => Ok(name.to_string()),
         _ => {
             let what = format!("{} must list units", section.full("depends_on"));
             Err(section
@@ -494,6 +493,16 @@ fn depends_on(section: &Section<'_>) -> Result<Vec<String>> {
         }
     };
     nodes.iter().map(unit).collect()
+}
+
+/// A name as systemd has them, with its type. A backslash at its end would join the drop-in's next
+/// line to this one.
+fn is_unit_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-@:\\".contains(c);
+    name.rsplit_once('.').is_some_and(|(stem, kind)| {
+        let is_kind = !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_lowercase());
+        is_kind && !stem.is_empty() && stem.chars().all(plain)
+    })
 }
 
 fn sources(

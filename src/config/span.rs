@@ -45,6 +45,9 @@ fn unit(name: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -77,6 +80,58 @@ mod tests {
             "4294967295y y",
         ] {
             assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    /// Every spelling of a unit, with its microseconds.
+    const UNITS: [(&str, u64); 26] = [
+        ("us", 1),
+        ("usec", 1),
+        ("ms", 1_000),
+        ("msec", 1_000),
+        ("s", 1_000_000),
+        ("sec", 1_000_000),
+        ("second", 1_000_000),
+        ("seconds", 1_000_000),
+        ("m", 60_000_000),
+        ("min", 60_000_000),
+        ("minute", 60_000_000),
+        ("minutes", 60_000_000),
+        ("h", 3_600_000_000),
+        ("hr", 3_600_000_000),
+        ("hour", 3_600_000_000),
+        ("hours", 3_600_000_000),
+        ("d", 86_400_000_000),
+        ("day", 86_400_000_000),
+        ("days", 86_400_000_000),
+        ("w", 604_800_000_000),
+        ("week", 604_800_000_000),
+        ("weeks", 604_800_000_000),
+        ("M", 2_629_800_000_000),
+        ("month", 2_629_800_000_000),
+        ("y", 31_557_600_000_000),
+        ("year", 31_557_600_000_000),
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn a_span_is_the_sum_of_its_parts(
+            parts in vec((0u32..100_000, prop::sample::select(&UNITS[..]), " {0,2}", " {0,2}"), 1..5),
+        ) {
+            let text: String = parts
+                .iter()
+                .map(|(n, (unit, _), before, after)| format!("{n}{before}{unit}{after}"))
+                .collect();
+            let sum = parts.iter().map(|(n, (_, us), ..)| u64::from(*n) * us).sum();
+            prop_assert_eq!(parse(&text), Some(Duration::from_micros(sum)), "{}", text);
+        }
+
+        #[test]
+        fn whatever_the_text_is_a_span_has_a_number_in_it(text in any::<String>()) {
+            let is_span = parse(&text).is_some();
+            prop_assert!(!is_span || text.contains(|c: char| c.is_ascii_digit()), "{}", text);
         }
     }
 }

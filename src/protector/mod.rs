@@ -22,7 +22,7 @@ pub use credential::{
     CREDENTIAL_NAME, Credential, NewCredential, SEALED_FILE, SealOptions, decrypt,
 };
 pub use recovery::{Recovery, RecoveryKey};
-pub use tpm2::{Binding, Tpm2, silence_tss2};
+pub use tpm2::{Binding, SealedKey, Tpm2, silence_tss2};
 
 /// The kinds of slots, in the order in which they are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
 use crate::secret::SecretValue;
 
-mod infisical;
+pub mod infisical;
 mod local;
 
 /// A future that a trait object can return.

@@ -31,6 +31,8 @@ mod sealed;
 mod socket;
 mod status;
 
+pub use http::target_parts;
+
 use access::Access;
 use connections::Connections;
 use lookup::Lookups;

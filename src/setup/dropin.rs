@@ -106,7 +106,10 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::WorkloadSecrets;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use crate::config::{Config, Environment, WorkloadSecrets};
     use crate::mapping::ProviderName;
     use crate::setup::plan::Action;
     use std::collections::BTreeMap;
@@ -176,5 +179,72 @@ mod tests {
             error.to_string().contains("missing/myapp.container.d"),
             "{error}"
         );
+    }
+
+    /// The settings of a unit file as systemd and quadlet read them, each with its section: a
+    /// backslash continues a line, `#` and `;` begin a comment.
+    fn settings(text: &str) -> Vec<(String, String, String)> {
+        let mut section = String::new();
+        let mut settings = Vec::new();
+        let text: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with(['#', ';']))
+            .collect();
+        for line in text.join("\n").replace("\\\n", " ").lines() {
+            match line.split_once('=') {
+                Some((key, value)) => {
+                    settings.push((section.clone(), key.to_owned(), value.to_owned()));
+                }
+                None if line.starts_with('[') => section = line.to_owned(),
+                None => assert_eq!(line, ""),
+            }
+        }
+        settings
+    }
+
+    /// The workload `name` of a configuration that depends on `units`, if both are accepted.
+    fn configured(name: &str, units: &[String]) -> Option<Workload> {
+        let units: Vec<String> = units.iter().map(|unit| format!("'{unit}'")).collect();
+        let text = format!(
+            "{{providers: {{local: }}, workloads: {{'{name}': {{provider: local, depends_on: [{}]}}}}}}",
+            units.join(", ")
+        );
+        let file = Path::new("/etc/psi/config.yaml");
+        let mut config = Config::parse(file, &text, true, &Environment::default()).ok()?;
+        config.workloads.remove(name)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn a_drop_in_says_what_was_configured_to_systemd_and_quadlet(
+            name in "[a-zA-Z0-9_][a-zA-Z0-9_.@-]{0,10}",
+            units in vec("[a-zA-Z0-9_.@:\\\\-]{1,10}\\.[a-z]{1,7}[\\\\]{0,1}", 0..4),
+            targets in vec("[a-zA-Z0-9_.-]{1,20}", 0..5),
+        ) {
+            let Some(workload) = configured(&name, &units) else {
+                return Err(TestCaseError::reject("not a valid configuration"));
+            };
+            let secrets: Vec<Registration> = targets.iter().map(|t| registration(t)).collect();
+            let text = render(&workload, &name, &secrets);
+            let setting = |section: &str, key: &str, value: &str| {
+                (section.to_owned(), key.to_owned(), value.to_owned())
+            };
+            let mut expected = Vec::new();
+            if !units.is_empty() {
+                expected.push(setting("[Unit]", "Wants", &units.join(" ")));
+                expected.push(setting("[Unit]", "After", &units.join(" ")));
+            }
+            for target in &targets {
+                let value = format!("myapp--{target},type=env,target={target}");
+                // Nothing that quadlet splits at, unquotes or expands.
+                prop_assert!(!value.contains([' ', '"', '\'', '\\', '%', '$']));
+                expected.push(setting("[Container]", "Secret", &value));
+            }
+            prop_assert_eq!(settings(&text), expected, "{}", text);
+            let names: Vec<String> = targets.iter().map(|t| format!("myapp--{t}")).collect();
+            prop_assert_eq!(secret_names(&text), names);
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::mapping::Mapping;
 use crate::protector::{Key, Protector, SlotFields, SlotKind, encrypted_key_fields};
 
-mod format;
+pub mod format;
 
 use format::{Contents, KeyIn};
 

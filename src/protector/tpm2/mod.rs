@@ -21,9 +21,9 @@ mod quiet;
 mod slot;
 
 pub use quiet::silence_tss2;
+pub use slot::SealedKey;
 
 use device::Tpm;
-use slot::SealedKey;
 
 /// The values of PCRs of the SHA-256 bank, by their numbers.
 type Pcrs = BTreeMap<u8, [u8; 32]>;

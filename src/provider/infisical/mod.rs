@@ -18,13 +18,15 @@ use crate::mapping::Mapping;
 use crate::provider::{Answer, Discovered, FindCredential, Provider, Source, normalise_path};
 use crate::secret::{SecretValue, has_reference, quote_name};
 
-mod answer;
+pub mod answer;
 mod api;
 mod auth;
 mod backoff;
-mod listing;
+pub mod listing;
 #[cfg(test)]
 mod tests;
+
+pub use api::Granted;
 
 use answer::Failure;
 use api::{Query, Server, What};
@@ -47,8 +49,21 @@ struct Project {
 
 /// The answer to a request for one secret.
 #[derive(Deserialize)]
-struct Single {
+pub struct Single {
     secret: Secret,
+}
+
+impl Single {
+    /// The value of `key`, which was asked for in `folder`.
+    ///
+    /// # Errors
+    /// [`Kind::BadAnswer`] if it is another secret, and as [`Secret::into_value`].
+    pub fn into_value_of(self, key: &str, folder: &str) -> Result<SecretValue> {
+        if self.secret.key() != key {
+            return Err(another_secret());
+        }
+        self.secret.into_value(folder)
+    }
 }
 
 impl Infisical {
@@ -163,14 +178,11 @@ impl Infisical {
             path: &path,
             what: What::Secret(key),
         };
-        let Single { secret } = self
+        let single: Single = self
             .attempt(project, &query, &mut false)
             .await
             .map_err(not_found_by_name)?;
-        if secret.key() != key {
-            return Err(another_secret());
-        }
-        secret.into_value(&path)
+        single.into_value_of(key, &path)
     }
 
     /// One attempt, with one new login if the token is rejected and `relogged` says that there

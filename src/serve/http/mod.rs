@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderMap};
-use hyper::http::uri::PathAndQuery;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, StatusCode, Uri};
 use tracing::warn;
 
 use crate::error::{Error, Kind, Result};
@@ -30,9 +29,7 @@ use refusal::Refusal;
 /// Answers one request of `peer`.
 pub async fn answer(server: Arc<Server>, peer: Peer, request: Request<Incoming>) -> Answer {
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    // With the query: an id that has one is no id.
-    let path = uri.path_and_query().map_or("", PathAndQuery::as_str);
-    route(&server, peer, path, request)
+    route(&server, peer, &uri, request)
         .await
         .unwrap_or_else(|refusal| {
             warn!(
@@ -49,11 +46,10 @@ pub async fn answer(server: Arc<Server>, peer: Peer, request: Request<Incoming>)
 async fn route(
     server: &Arc<Server>,
     peer: Peer,
-    path: &str,
+    target: &Uri,
     request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
-    let mut parts = path.strip_prefix('/').unwrap_or_default().splitn(2, '/');
-    let (first, rest) = (parts.next().unwrap_or_default(), parts.next());
+    let (first, rest) = target_parts(target);
     let method = request.method().clone();
     if (&method, first, rest) == (&Method::GET, "healthz", None) {
         return healthz(server);
@@ -100,6 +96,17 @@ async fn route(
             "there is no such path",
             "psi-secret(1) and psi-cachectl(1) ask in the right way",
         )),
+    }
+}
+
+/// A target's first part and all that follows it, as they were sent. With the query: an id that
+/// has one is no id.
+pub fn target_parts(target: &Uri) -> (&str, Option<&str>) {
+    let path = target.path_and_query().map_or("", |path| path.as_str());
+    let path = path.strip_prefix('/').unwrap_or_default();
+    match path.split_once('/') {
+        Some((first, rest)) => (first, Some(rest)),
+        None => (path, None),
     }
 }
 
