@@ -52,6 +52,7 @@ pub mod slots;
 pub mod systemd;
 /// HTTP over a Unix socket.
 pub mod unix_http;
+mod wiped_heap;
 /// The JSON bodies on the socket.
 pub mod wire;
 
