@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -53,7 +54,8 @@ pub fn parse<T: Parser>() -> T {
 }
 
 /// Starts logging: to the journal where stderr is the journal, else to stderr. `PSI_LOG` sets the
-/// level: error, warn, info (the default) or debug. The first call of every program.
+/// level: error, warn, info (the default) or debug. The first call of every program: core dumps are
+/// turned off with it.
 pub fn init_logging() {
     crate::protector::silence_tss2();
     let wanted = std::env::var("PSI_LOG").unwrap_or_default();
@@ -78,6 +80,15 @@ pub fn init_logging() {
     }
     if !["", "error", "warn", "info", "debug"].contains(&wanted.as_str()) {
         tracing::warn!("PSI_LOG is none of error, warn, info and debug: using info");
+    }
+    forbid_dumps();
+}
+
+/// No core dump is made of this process, and none of its own user's processes can look into it:
+/// values are in its memory.
+fn forbid_dumps() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!("core dumps can't be turned off: {error}");
     }
 }
 
