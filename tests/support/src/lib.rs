@@ -3,9 +3,12 @@
 pub mod disk;
 pub mod http;
 pub mod infisical;
+pub mod marks;
+pub mod memory;
 pub mod podman;
 pub mod proxy;
 pub mod psi;
 pub mod swtpm;
+pub mod trace;
 pub mod vectors;
 pub mod wait;
