@@ -81,9 +81,6 @@ pub fn parse<T: Parser>() -> T {
 /// journal, else to stderr. `PSI_LOG` sets the level: error, warn, info (the default) or debug. The
 /// first call of every program.
 pub fn init_logging() {
-    // It also keeps others of the same user from reading the memory. Where that can't be had, the
-    // values' own memory is still left out of dumps.
-    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     crate::protector::silence_tss2();
     let wanted = std::env::var("PSI_LOG").unwrap_or_default();
     let level = match wanted.as_str() {
@@ -107,6 +104,15 @@ pub fn init_logging() {
     }
     if !["", "error", "warn", "info", "debug"].contains(&wanted.as_str()) {
         tracing::warn!("PSI_LOG is none of error, warn, info and debug: using info");
+    }
+    forbid_dumps();
+}
+
+/// No core dump is made of this process, and none of its own user's processes can look into it:
+/// values are in its memory.
+fn forbid_dumps() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!("core dumps can't be turned off: {error}");
     }
 }
 

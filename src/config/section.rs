@@ -11,6 +11,9 @@ use crate::config::span;
 use crate::error::{Error, Kind, Result};
 use crate::secret::{SecretValue, quote_name};
 
+/// Longest key that is shown, in bytes: longer than any that there is.
+const MAX_WORD: usize = 32;
+
 /// What is shared by all sections of one file.
 pub struct File {
     pub path: PathBuf,
@@ -234,8 +237,7 @@ impl<'a> Section<'a> {
             if known.contains(&key.name.as_str()) {
                 continue;
             }
-            let name = quote_name(&key.name);
-            let what = format!("unknown key {name} in {}", shown(&self.name));
+            let what = format!("unknown key{} in {}", word(&key.name), shown(&self.name));
             let hint = match nearest(&key.name, &known) {
                 Some(nearest) => format!("did you mean `{nearest}`?"),
                 None => format!("known keys: {}", known.join(", ")),
@@ -246,6 +248,15 @@ impl<'a> Section<'a> {
             self.file.warn(key.at, format!("{what}; {hint}"));
         }
         Ok(())
+    }
+}
+
+/// A key that looks like one, quoted. Where a colon is missing, a value becomes part of the key.
+fn word(key: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphabetic() || c == '_' || c == '-';
+    match key.len() <= MAX_WORD && key.chars().all(is_plain) {
+        true => format!(" {}", quote_name(key)),
+        false => " (not shown: it may be a value)".to_owned(),
     }
 }
 

@@ -122,6 +122,8 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
         let accepted = options.accept_removals.iter().any(|name| name == job.name);
         job.plan(&listings, &actual, &driver, accepted, now);
     }
+    // What is handed over has copies; the values are not needed for longer.
+    drop(listings);
     let mut report = Report::new(options.dry_run);
     report.notes.extend(strangers(config, &secrets));
     if !options.dry_run {
@@ -219,8 +221,8 @@ fn strangers(config: &Config, secrets: &[Secret]) -> Vec<String> {
 async fn hand_over(serve: &Client, jobs: &mut [Job<'_>], report: &mut Report) {
     let mut by_provider: BTreeMap<ProviderName, HandOver> = BTreeMap::new();
     for job in jobs.iter_mut() {
+        let entries = std::mem::take(&mut job.entries);
         if job.outcome.is_ok() && matches!(job.workload.secrets, WorkloadSecrets::Sources(_)) {
-            let entries = std::mem::take(&mut job.entries);
             let hand_over = by_provider.entry(job.workload.provider).or_default();
             hand_over.workloads.insert(job.name.to_owned(), entries);
         }

@@ -25,10 +25,16 @@ use std::time::Instant;
 
 use args::{Command, Invocation, Verb};
 use failure::Failure;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use target::Target;
 
 /// Podman refuses to store this many bytes or more (`pkg/secrets/secrets.go`).
 const MAX_MAPPING: usize = 512_000;
+
+/// Wipes whatever is freed: the token and the value are in more than one buffer on their way.
+#[global_allocator]
+static WIPING: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
+    zeroizing_alloc::ZeroAlloc(std::alloc::System);
 
 fn main() -> ExitCode {
     let outcome = match args::parse(std::env::args_os().skip(1)) {
@@ -52,6 +58,9 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
 fn perform(invocation: &Invocation, target: &Target) -> Result<(), Failure> {
     let socket = invocation.socket()?;
     let token = token::read(invocation.token_file.as_deref())?;
+    // Not before: /proc/self is root's from here on, and tells no more who runs this.
+    // A kernel that refuses this is one under which the value is printed nonetheless.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let body = match invocation.verb {
         Verb::Store => read_mapping(io::stdin().lock())?,
         _ => Vec::new(),
