@@ -432,6 +432,23 @@ fn a_delivered_key_is_used_and_a_wrong_one_is_damage() {
     assert!(!m.cache().exists());
 }
 
+/// Root may lock as much as it likes, unless that right is taken away too.
+#[test]
+fn memory_that_can_not_be_locked_is_said_once_and_holds_up_nothing() {
+    let m = Machine::new();
+    m.run(&INIT).ended(0).never_says("could not be locked");
+    let mut limited = m.host.command("setpriv");
+    limited.args(["--bounding-set", "-ipc_lock", "prlimit", "--memlock=0:0"]);
+    limited
+        .arg(CACHECTL)
+        .arg("--sealed-key")
+        .arg(m.sealed_key());
+    let done = Done::of(limited.args(FORCE).output().unwrap()).ended(0);
+    assert_eq!(done.stderr.matches("could not be locked").count(), 1);
+    done.says(&["LimitMEMLOCK=256M", "systemctl edit psi-secrets.service"]);
+    m.run(&VERIFY).ended(0);
+}
+
 #[test]
 fn an_existing_cache_is_refused_with_what_would_be_lost_and_put_aside_by_force() {
     let m = Machine::new();

@@ -85,6 +85,7 @@ pub fn psi_serve_runs_as_its_own_user_and_owns_its_files(machine: &mut Machine) 
         "psi\n"
     );
     machine.run("psi-cachectl status --verify");
+    assert!(!machine.journal().contains("could not be locked"));
     let files = machine.run("stat --format '%U:%G %a' /var/lib/psi /run/psi/psi.sock");
     assert_eq!(files, "psi:psi 700\npsi:psi 600\n");
     let others = "find /var/lib/psi ! -user psi -o ! -group psi -o -type f ! -perm 600";
