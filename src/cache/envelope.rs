@@ -174,6 +174,10 @@ pub fn seal<T>(
     if json.len() > MAX_HEADER {
         return Err(internal("too many slots"));
     }
+    // Nothing is written that could not be read.
+    if !is_key_id(&header.key_id) {
+        return Err(internal("the name of its key"));
+    }
     let length = u32::try_from(json.len()).map_err(|_| internal("its header"))?;
     let start = [
         MAGIC.as_slice(),
