@@ -99,7 +99,7 @@ impl Found {
         for (key, secret) in merged {
             let mapping = secret.mapping.clone();
             found.mappings.insert(key.to_owned(), mapping.clone());
-            let value = SecretValue::new(secret.value.expose().to_vec());
+            let value = copy(&secret.value);
             found.entries.entries.push(Entry { mapping, value });
         }
         found
@@ -119,15 +119,36 @@ async fn list(
         asking.spawn(async move {
             let _place = places.acquire().await;
             let listing = provider.discover(&source, until).await;
-            (source, listing.map(Arc::new).map_err(Arc::new))
+            (source, listing)
         });
     }
-    let mut listings = Vec::new();
+    let mut listings: Vec<(Source, Result<Vec<Discovered>>)> = Vec::new();
     while let Some(listed) = asking.join_next().await {
         // A listing that broke off is missing, which `of` takes for a failure.
         listings.extend(listed.ok());
     }
-    listings
+    agree_on_values(listings.iter_mut().filter_map(|(_, l)| l.as_mut().ok()));
+    let shared = |listing: Result<_>| listing.map(Arc::new).map_err(Arc::new);
+    let listings = listings.into_iter();
+    listings.map(|(source, l)| (source, shared(l))).collect()
+}
+
+/// A folder may be in several listings, as itself and below another one. A value that was changed
+/// between them gets that of the last one everywhere: nothing can have two.
+fn agree_on_values<'a>(listings: impl DoubleEndedIterator<Item = &'a mut Vec<Discovered>>) {
+    let mut values: BTreeMap<Mapping, SecretValue> = BTreeMap::new();
+    for found in listings.rev().flatten() {
+        match values.get(&found.mapping) {
+            Some(value) => found.value = copy(value),
+            None => {
+                values.insert(found.mapping.clone(), copy(&found.value));
+            }
+        }
+    }
+}
+
+fn copy(value: &SecretValue) -> SecretValue {
+    SecretValue::new(value.expose().to_vec())
 }
 
 fn not_built(workload: &str, provider: ProviderName) -> Error {
@@ -136,4 +157,30 @@ fn not_built(workload: &str, provider: ProviderName) -> Error {
         format!("workload {workload}: secrets of provider {provider} can't be registered by this version"),
     )
     .hint("remove its `secrets:`, or the workload, from config.yaml")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(key: &str, value: &str) -> Discovered {
+        Discovered {
+            key: key.to_owned(),
+            mapping: Mapping::new(ProviderName::Infisical, [("key", key)]),
+            value: SecretValue::new(value.into()),
+        }
+    }
+
+    #[test]
+    fn of_a_value_that_two_listings_have_the_last_one_counts() {
+        let first = vec![found("A", "old"), found("B", "b")];
+        let mut listings = [first, vec![found("A", "new"), found("C", "c")]];
+        agree_on_values(listings.iter_mut());
+        let values = |listing: &[Discovered]| -> Vec<Vec<u8>> {
+            let values = listing.iter().map(|found| found.value.expose().to_vec());
+            values.collect()
+        };
+        assert_eq!(values(&listings[0]), [b"new".to_vec(), b"b".to_vec()]);
+        assert_eq!(values(&listings[1]), [b"new".to_vec(), b"c".to_vec()]);
+    }
 }

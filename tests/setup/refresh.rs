@@ -257,3 +257,26 @@ fn refresh_is_the_same_run_with_the_same_exit_codes() {
     assert_eq!(code, Some(69), "{text}");
     assert!(text.contains("psi-secrets.service"), "{text}");
 }
+
+#[test]
+fn a_value_that_changes_between_two_listings_of_its_folder_is_the_same_for_all() {
+    let f = Fixture::new(
+        "  all: {secrets: [{project: myproject, path: /app, recursive: true}]}
+  sub: {secrets: [{project: myproject, path: /app/sub}]}
+",
+    );
+    f.set("/app/sub", "A", "old");
+    let changed = Fault::Answer {
+        status: 200,
+        headers: vec![("content-type", "application/json".into())],
+        body: r#"{"secrets":[{"secretKey":"A","secretValue":"new","secretPath":"/app/sub"}]}"#
+            .into(),
+    };
+    f.infisical
+        .fault(Route::ListOf("/app/sub"), Times::Next(1), changed);
+    f.setup_exits(0, &[]);
+    let value = |workload| f.container_env(workload)["A"].clone();
+    assert_eq!(value("all"), value("sub"));
+    f.setup_exits(0, &[]);
+    assert_eq!([value("all"), value("sub")], ["old", "old"]);
+}
