@@ -9,7 +9,7 @@ use crate::mapping::Mapping;
 use crate::secret::{SecretName, fits_variable, has_reference};
 use crate::serve::lookup::{Lookups, Missing};
 use crate::serve::sealed::State;
-use crate::wire::{Check, Checked, CheckedId, Prune};
+use crate::wire::{Check, Checked, CheckedId, Prune, Trouble};
 
 /// An open cache at one moment.
 struct Inventory {
@@ -19,6 +19,20 @@ struct Inventory {
 }
 
 impl Inventory {
+    /// Nothing if the cache is not open.
+    fn of(state: &State) -> Result<Option<Self>> {
+        let State::Open(cache) = state else {
+            return Ok(None);
+        };
+        let saved = cache.current();
+        let owners = saved.owners()?;
+        Ok(Some(Self {
+            cache: Arc::clone(cache),
+            saved,
+            owners,
+        }))
+    }
+
     fn value(&self, mapping: &Mapping) -> Option<&[u8]> {
         self.saved.table.get(&self.cache.keyer().entry_key(mapping))
     }
@@ -35,12 +49,15 @@ impl Inventory {
 }
 
 impl Lookups {
-    /// What of it the sealed cache has. A cache that is not open has nothing.
+    /// What of it the sealed cache has. A cache that is not open has nothing; why it is closed is
+    /// said.
     ///
     /// # Errors
     /// [`crate::Kind::Damaged`] if its list of owners is not readable.
     pub fn check(&self, asked: &Check) -> Result<Checked> {
-        let inventory = self.inventory()?;
+        let state = self.sealed.state();
+        let inventory = Inventory::of(&state)?;
+        let is_closed = matches!(state, State::Opening | State::Closed(_));
         let sealed = |test: fn(&[u8]) -> bool| {
             let value = |mapping| inventory.as_ref().and_then(|i| i.value(mapping));
             let mappings = asked.mappings.iter();
@@ -63,20 +80,8 @@ impl Lookups {
             variables: sealed(fits_variable),
             ids: asked.ids.iter().map(check).collect(),
             workloads: workloads.map(str::to_owned).collect(),
+            closed: is_closed.then(|| Trouble::from(&state.not_open())),
         })
-    }
-
-    fn inventory(&self) -> Result<Option<Inventory>> {
-        let State::Open(cache) = self.sealed.state() else {
-            return Ok(None);
-        };
-        let saved = cache.current();
-        let owners = saved.owners()?;
-        Ok(Some(Inventory {
-            cache,
-            saved,
-            owners,
-        }))
     }
 
     /// The mappings that are to be kept of each workload.

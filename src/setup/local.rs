@@ -9,7 +9,7 @@ use crate::mapping::{Mapping, ProviderName};
 use crate::secret::{LocalName, MAX_IN_VARIABLE};
 use crate::setup::discover::Found;
 use crate::setup::plan::secret_name;
-use crate::wire::Checked;
+use crate::wire::{Checked, Trouble};
 
 /// Where the local values that `workloads` list are.
 pub fn mappings(workloads: &BTreeMap<&str, &Workload>) -> Vec<Mapping> {
@@ -34,7 +34,11 @@ struct Known {
 
 /// The local values, by where they are.
 #[derive(Default)]
-pub struct LocalValues(BTreeMap<Mapping, Known>);
+pub struct LocalValues {
+    known: BTreeMap<Mapping, Known>,
+    /// Why psi-serve knows of none.
+    closed: Option<Trouble>,
+}
 
 impl LocalValues {
     /// `checked` is psi-serve's answer about `asked`.
@@ -44,19 +48,23 @@ impl LocalValues {
             is_sealed,
             fits_variable,
         });
-        Self(asked.iter().cloned().zip(known).collect())
+        Self {
+            known: asked.iter().cloned().zip(known).collect(),
+            closed: checked.closed.clone(),
+        }
     }
 
     /// What `workload`, which lists `keys`, is to have. There is nothing to hand over.
     ///
     /// # Errors
+    /// [`Kind::Unreachable`] if the cache is closed: what was put is in there and nowhere else.
     /// [`Kind::NotFound`] if a value was never put, [`Kind::Refused`] if it can't be a variable:
     /// a drop-in that names such a secret would keep the containers from starting.
     pub fn of(&self, workload: &str, keys: &[KeyRef]) -> Result<Found> {
         let (mut found, mut missing, mut unfit) = (Found::default(), Vec::new(), Vec::new());
         for key in keys {
             let mapping = Mapping::local(&LocalName::parse(&key.key)?);
-            match self.0.get(&mapping) {
+            match self.known.get(&mapping) {
                 Some(known) if known.fits_variable => {
                     found.mappings.insert(key.target.clone(), mapping);
                 }
@@ -64,11 +72,25 @@ impl LocalValues {
                 _ => missing.push(key),
             }
         }
-        match (missing.as_slice(), unfit.as_slice()) {
-            ([], []) => Ok(found),
-            ([], unfit) => Err(cannot_be_variables(workload, unfit)),
-            (missing, _) => Err(not_put(workload, missing)),
+        match (missing.as_slice(), unfit.as_slice(), &self.closed) {
+            ([], [], _) => Ok(found),
+            ([], unfit, _) => Err(cannot_be_variables(workload, unfit)),
+            (missing, _, Some(why)) => Err(closed(workload, missing, why)),
+            (missing, _, None) => Err(not_put(workload, missing)),
         }
+    }
+}
+
+fn closed(workload: &str, keys: &[&KeyRef], why: &Trouble) -> Error {
+    let what = format!(
+        "whether there is a value for {} can't be known, since the cache is closed: {}",
+        names(workload, keys),
+        why.what
+    );
+    let error = Error::new(Kind::Unreachable, what);
+    match &why.next {
+        Some(next) => error.hint(next),
+        None => error,
     }
 }
 

@@ -181,6 +181,8 @@ pub struct Checked {
     pub ids: Vec<CheckedId>,
     /// The workloads that own something in the cache, now or before.
     pub workloads: Vec<String>,
+    /// Why the cache is closed, if there is one: nobody knows then what is sealed in it.
+    pub closed: Option<Trouble>,
 }
 
 /// What is known of an id or name.

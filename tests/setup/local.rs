@@ -196,3 +196,28 @@ fn a_key_that_config_yaml_no_longer_lists_leaves_the_drop_in_and_its_value_stays
     f.setup_exits(0, &[]);
     assert_eq!(f.container_env("bootstrap")["B"], "v");
 }
+
+#[test]
+fn while_the_cache_is_closed_no_value_is_said_to_be_missing() {
+    let f = Fixture::new(&local("bootstrap", "{key: DB_PASSWORD}"));
+    put(&f, "DB_PASSWORD", b"here");
+    f.setup_exits(0, &[]);
+    let key = fs::read(f.host.credentials_dir().join("psi-cache-key")).unwrap();
+    f.host.remove_credential("psi-cache-key");
+    assert!(f.serve.sigterm().success());
+    f.serve.restart();
+    let said = f.setup_exits(69, &[]);
+    for word in [
+        "whether there is a value for bootstrap--DB_PASSWORD can't be known",
+        "the cache is closed: no slot opens the cache",
+        "systemctl restart psi-secrets.service",
+    ] {
+        assert!(said.contains(word), "{word:?} is not in {said}");
+    }
+    assert!(!said.contains("psi-cachectl put"), "{said}");
+    f.host.set_credential("psi-cache-key", &key);
+    assert!(f.serve.sigterm().success());
+    f.serve.restart();
+    f.setup_exits(0, &[]);
+    assert_eq!(f.container_env("bootstrap")["DB_PASSWORD"], "here");
+}
