@@ -55,7 +55,7 @@ pub fn change(
     };
     match &asked.change {
         SlotChange::Add(slot) => job.add(slot),
-        SlotChange::Remove { id } => job.remove(*id),
+        SlotChange::Remove { ids } => job.remove(ids),
         SlotChange::Reseal(slots) => job.reseal(slots),
         SlotChange::Test => test(path, devices, asked),
     }
@@ -166,16 +166,17 @@ impl Job<'_> {
         })
     }
 
-    fn remove(&self, id: u32) -> Result<SlotsChanged> {
+    fn remove(&self, ids: &[u32]) -> Result<SlotsChanged> {
         let current = self.cache.current();
-        let mut stay = current.header.slots.iter().filter(|slot| slot.id != id);
+        let slots = current.header.slots.iter();
+        let mut stay = slots.filter(|slot| !ids.contains(&slot.id));
         let recovery = new_recovery_keys(&mut stay)?;
         let protectors = self.devices.to_open(self.recovery.clone())?;
         let anew: Vec<Anew> = recovery
             .iter()
             .map(|(slot, key)| (*slot, key.protector()))
             .collect();
-        self.cache.remove_slot(id, &protectors, &anew)?;
+        self.cache.remove_slots(ids, &protectors, &anew)?;
         Ok(SlotsChanged {
             recovery_keys: recovery
                 .into_iter()

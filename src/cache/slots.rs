@@ -67,32 +67,35 @@ impl Cache {
         Ok(attempts)
     }
 
-    /// Removes a slot and encrypts everything under a new data key, which whoever has the removed
+    /// Removes slots and encrypts everything under a new data key, which whoever has a removed
     /// slot's key and an old copy of the file does not have. The other slots keep their keys,
     /// which `protectors` give; those in `anew` get new ones.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] if there is no such slot; [`Kind::Refused`] if it is the last one or if
-    /// another one does not open now; [`Kind::Io`] if it can't be written. The slots are then the
+    /// [`Kind::NotFound`] if there is no such slot; [`Kind::Refused`] if none would stay or if one
+    /// that stays does not open now; [`Kind::Io`] if it can't be written. The slots are then the
     /// old ones.
-    pub fn remove_slot(
+    pub fn remove_slots(
         &self,
-        id: u32,
+        ids: &[u32],
         protectors: &[Box<dyn Protector>],
         anew: &[Anew],
     ) -> Result<()> {
         let _writing = self.start_writing();
         let before = self.current();
         let mut header = before.header.clone();
-        find(&mut header.slots, id)?;
-        header.slots.retain(|slot| slot.id != id);
+        for id in ids {
+            find(&mut header.slots, *id)?;
+        }
+        header.slots.retain(|slot| !ids.contains(&slot.id));
         if header.slots.is_empty() {
-            let what = format!("slot {id} is the last one: without it nothing opens the cache");
+            let what = "nothing was removed: no slot would stay, and nothing would open the cache";
             return Err(Error::new(Kind::Refused, what)
                 .hint("`psi-cachectl slots add` makes another one first"));
         }
         let old_key_id = std::mem::replace(&mut header.key_id, random_key_id()?);
         let data_key = Key::generate()?;
+        let staying = header.slots.len();
         for slot in &mut header.slots {
             let protector = anew.iter().find(|(id, _)| *id == slot.id);
             *slot = match protector {
@@ -100,7 +103,7 @@ impl Cache {
                 None => {
                     let slot_key = slot_key(slot, protectors)
                         .and_then(|key| slot.unwrap(&old_key_id, &key).map(|_| key))
-                        .map_err(|e| has_to_open(slot, e))?;
+                        .map_err(|e| has_to_open(slot, ids, staying, e))?;
                     Keyslot::wrap(same(slot, &header.key_id), &slot_key, &data_key)?
                 }
             };
@@ -165,20 +168,26 @@ pub fn no_such_slot(id: u32) -> Error {
         .hint("`psi-cachectl slots list` shows which there are; nothing was changed")
 }
 
-/// Every other slot gets a new data key; one that does not open now could only be sealed to what
-/// runs now, which is for a person to decide.
-fn has_to_open(slot: &Keyslot, error: Error) -> Error {
+/// Every slot that stays gets a new data key; one that does not open now could only be sealed to
+/// what runs now, which is for a person to decide. `staying` slots stay if `ids` go.
+fn has_to_open(slot: &Keyslot, ids: &[u32], staying: usize, error: Error) -> Error {
     let Keyslot { id, kind, .. } = slot;
-    let hint = match kind {
-        SlotKind::Credential => format!(
-            "have the key delivered (`systemctl restart psi-secrets.service`), or remove slot {id} first"
-        ),
-        _ => format!(
-            "`psi-cachectl slots reseal {id}` if its device is as it should be, or remove slot {id} first"
-        ),
+    let repair = match kind {
+        SlotKind::Credential => {
+            "have the key delivered (`systemctl restart psi-secrets.service`)".to_owned()
+        }
+        _ => format!("`psi-cachectl slots reseal {id}` if its device is as it should be"),
+    };
+    let ids: Vec<String> = ids.iter().chain([id]).map(u32::to_string).collect();
+    let first = match staying {
+        1 => "add a slot with `psi-cachectl slots add`, then ",
+        _ => "",
     };
     let what = format!("nothing was removed: slot {id} ({kind}), which stays, does not open now");
-    Error::new(Kind::Refused, what).because(error).hint(hint)
+    Error::new(Kind::Refused, what).because(error).hint(format!(
+        "{repair}; or {first}remove it as well: `psi-cachectl slots remove {}`",
+        ids.join(" ")
+    ))
 }
 
 fn check_label(label: &str) -> Result<()> {

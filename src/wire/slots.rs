@@ -60,10 +60,10 @@ pub struct Slots {
 pub enum SlotChange {
     /// One more way to open it.
     Add(AddSlot),
-    /// One way less, and a new data key.
+    /// Ways less, and a new data key.
     Remove {
-        /// The slot's number.
-        id: u32,
+        /// The slots' numbers.
+        ids: Vec<u32>,
     },
     /// No change: which slots open?
     Test,

@@ -6,7 +6,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use psi::mapping::{Mapping, ProviderName};
 use psi::secret::SecretValue;
-use psi::wire::{Checked, CheckedId, Counts, Entry, HandOver, HandedOver, WorkloadEntries};
+use psi::wire::{Checked, CheckedId, Counts, Entry, HandOver, HandedOver, Trouble, WorkloadEntries};
 
 use crate::cases;
 
@@ -63,8 +63,10 @@ fn checked() -> impl Strategy<Value = Checked> {
         vec(any::<bool>(), 0..5),
         vec(id, 0..5),
         vec(any::<String>(), 0..3),
+        any::<Option<(String, Option<String>)>>(),
     )
-        .prop_map(|(mappings, variables, ids, workloads)| Checked {
+        .prop_map(|(mappings, variables, ids, workloads, closed)| Checked {
+            closed: closed.map(|(what, next)| Trouble { what, next }),
             mappings,
             variables,
             ids,

@@ -202,7 +202,7 @@ fn the_last_slot_stays_and_none_goes_while_another_does_not_open() {
         let before = m.cache_bytes();
         m.run(&["slots", "remove", "1"])
             .ended(1)
-            .says(&["slot 1 is the last one", "slots add"]);
+            .says(&["no slot would stay", "slots add"]);
         m.run(&["slots", "remove", "7"])
             .ended(66)
             .says(&["no slot 7"]);
@@ -219,6 +219,32 @@ fn the_last_slot_stays_and_none_goes_while_another_does_not_open() {
                 "slots reseal 1",
             ]);
         assert_eq!(m.cache_bytes(), before);
+        drop(serve);
+    }
+}
+
+#[test]
+fn slots_that_no_longer_open_are_removed_together() {
+    for runs in [false, true] {
+        let m = Machine::new();
+        m.filled(&INIT);
+        m.run(&["slots", "add", "tpm2"]).ended(0);
+        let key = m.run(&["slots", "add", "recovery"]).ended(0).recovery_key();
+        let serve = runs.then(|| m.serve());
+        m.tpm.extend_pcr(7, "an update");
+        m.run_with(&["slots", "remove", "1", "--recovery"], &key)
+            .ended(if runs { 1 } else { 69 })
+            .says(&[
+                "slot 2 (tpm2), which stays",
+                "`psi-cachectl slots remove 1 2`",
+            ]);
+        let key = m
+            .run_with(&["slots", "remove", "1", "2", "--recovery"], &key)
+            .ended(0)
+            .says(&["slot 1 was removed", "slot 2 was removed"])
+            .recovery_key();
+        assert_eq!(m.slots(), [(3, "recovery".to_owned())]);
+        m.run_with(&["slots", "test", "--recovery"], &key).ended(0);
         drop(serve);
     }
 }

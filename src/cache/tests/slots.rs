@@ -77,7 +77,7 @@ fn a_change_of_slots_leaves_the_cache_open_for_lookups_and_hand_overs() {
     let f = Fixture::new();
     let cache = f.filled();
     cache.add_slot(device(TPM2, 5).as_ref(), "").unwrap();
-    cache.remove_slot(1, &[device(TPM2, 5)], &[]).unwrap();
+    cache.remove_slots(&[1], &[device(TPM2, 5)], &[]).unwrap();
     assert_eq!(value(&cache, "X"), Some(b"1".to_vec()));
     let given = hand_over(&[("a", &[("X", "new"), ("Y", "")])]);
     cache.commit(ProviderName::Infisical, &given).unwrap();
@@ -91,7 +91,9 @@ fn a_removed_slot_opens_the_old_copy_and_nothing_that_was_saved_since() {
     let cache = f.filled();
     cache.add_slot(device(TPM2, 5).as_ref(), "").unwrap();
     let (old, old_id) = (copy(&f), key_id(&cache));
-    cache.remove_slot(2, &[device(CREDENTIAL, 1)], &[]).unwrap();
+    cache
+        .remove_slots(&[2], &[device(CREDENTIAL, 1)], &[])
+        .unwrap();
     assert_ne!(key_id(&cache), old_id, "the data key is a new one");
     assert_eq!(opens_with(&f.path(), device(TPM2, 5)), None);
     assert_eq!(opens_with(&f.path(), device(CREDENTIAL, 1)), Some(1));
@@ -115,10 +117,10 @@ fn the_last_slot_and_one_that_is_not_there_can_not_be_removed() {
     let f = Fixture::new();
     let cache = f.filled();
     let before = copy(&f);
-    let last = cache.remove_slot(1, &fixed(1), &[]).unwrap_err();
+    let last = cache.remove_slots(&[1], &fixed(1), &[]).unwrap_err();
     assert_eq!(last.kind(), Kind::Refused);
     assert!(last.next_step().unwrap().contains("slots add"));
-    let none = cache.remove_slot(7, &fixed(1), &[]).unwrap_err();
+    let none = cache.remove_slots(&[7], &fixed(1), &[]).unwrap_err();
     assert_eq!(none.kind(), Kind::NotFound);
     assert!(none.next_step().unwrap().contains("slots list"));
     assert_eq!(copy(&f), before);
@@ -134,7 +136,7 @@ fn no_slot_is_removed_while_one_that_stays_does_not_open() {
         (device(TPM2, None), "is away"),
         (device(TPM2, 6), "another device"),
     ] {
-        let error = cache.remove_slot(1, &[stays], &[]).unwrap_err();
+        let error = cache.remove_slots(&[1], &[stays], &[]).unwrap_err();
         assert_eq!(error.kind(), Kind::Refused);
         let said = error.to_string();
         assert!(
@@ -143,11 +145,44 @@ fn no_slot_is_removed_while_one_that_stays_does_not_open() {
         );
         let next = error.next_step().unwrap();
         assert!(
-            next.contains("slots reseal 2") && next.contains("remove slot 2"),
+            next.contains("slots reseal 2") && next.contains("slots add"),
             "{next}"
         );
     }
     assert_eq!(copy(&f), before);
+}
+
+#[test]
+fn several_slots_that_do_not_open_are_removed_at_once_while_one_that_does_stays() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    cache.add_slot(device(TPM2, 5).as_ref(), "").unwrap();
+    let pkcs11 = SlotKind::Pkcs11;
+    cache.add_slot(device(pkcs11, 6).as_ref(), "").unwrap();
+    let before = copy(&f);
+    let there = || {
+        [
+            device(CREDENTIAL, None),
+            device(TPM2, None),
+            device(pkcs11, 6),
+        ]
+    };
+    for (id, other, both) in [(1, 2, "slots remove 1 2"), (2, 1, "slots remove 2 1")] {
+        let error = cache.remove_slots(&[id], &there(), &[]).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains(&format!("slot {other} ")), "{said}");
+        assert!(error.next_step().unwrap().contains(both), "{error:?}");
+    }
+    for (ids, kind) in [(&[1, 7], Kind::NotFound), (&[1, 3], Kind::Refused)] {
+        let error = cache.remove_slots(ids, &there(), &[]).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+    let all = cache.remove_slots(&[1, 2, 3], &there(), &[]).unwrap_err();
+    assert!(all.to_string().contains("no slot would stay"), "{all}");
+    assert_eq!(copy(&f), before);
+    cache.remove_slots(&[1, 2, 2], &there(), &[]).unwrap();
+    assert_eq!(cache.current().header.slots.len(), 1);
+    assert_eq!(opens_with(&f.path(), device(pkcs11, 6)), Some(3));
 }
 
 #[test]
@@ -159,7 +194,7 @@ fn a_recovery_slot_that_stays_gets_a_new_key_and_the_old_one_opens_nothing_new()
     cache.add_slot(paper(0).as_ref(), "").unwrap();
     cache.add_slot(device(TPM2, 5).as_ref(), "").unwrap();
     let anew: [Anew; 1] = [(2, paper(1))];
-    cache.remove_slot(1, &[device(TPM2, 5)], &anew).unwrap();
+    cache.remove_slots(&[1], &[device(TPM2, 5)], &anew).unwrap();
     assert_eq!(opens_with(&f.path(), paper(0)), None);
     assert_eq!(opens_with(&f.path(), paper(1)), Some(2));
     assert_eq!(opens_with(&f.path(), device(TPM2, 5)), Some(3));
@@ -217,7 +252,7 @@ fn a_change_that_can_not_be_saved_leaves_the_old_slots_on_disk_and_in_memory() {
     let errors = [
         cache.add_slot(device(TPM2, 7).as_ref(), "").unwrap_err(),
         cache.reseal_slots(&anew).unwrap_err(),
-        cache.remove_slot(2, &fixed(1), &[]).unwrap_err(),
+        cache.remove_slots(&[2], &fixed(1), &[]).unwrap_err(),
     ];
     for error in errors {
         assert_eq!(error.kind(), Kind::Io);

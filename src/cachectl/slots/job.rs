@@ -1,5 +1,6 @@
 //! The commands themselves: asked of psi-serve, or done under the lock.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -96,20 +97,24 @@ impl Job<'_> {
         Ok(told(&lines, &changed, Ok(0)))
     }
 
-    /// One slot less. Recovery slots that stay have new keys, which are printed.
+    /// Slots less, in one change. Recovery slots that stay have new keys, which are printed.
     ///
     /// # Errors
     /// As [`Job::add`].
     pub async fn remove(&self, args: &Remove) -> Result<Outcome> {
         let recovery = entered(&args.entered).await?;
-        let change = SlotChange::Remove { id: args.id };
+        let ids: BTreeSet<u32> = args.ids.iter().copied().collect();
+        let change = SlotChange::Remove {
+            ids: ids.iter().copied().collect(),
+        };
         let changed = self.change(Slots { change, recovery }).await?;
         let mut lines = opened_line(&changed);
-        lines.push(format!(
-            "slot {} was removed, and everything is encrypted under a new key; it still opens \
-             copies of the file that were made before",
-            args.id
-        ));
+        lines.extend(ids.iter().map(|id| {
+            format!(
+                "slot {id} was removed, and everything is encrypted under a new key; it still opens \
+                 copies of the file that were made before"
+            )
+        }));
         lines.extend(changed.recovery_keys.iter().map(|new| {
             let slot = new.slot;
             format!("the key of slot {slot} (recovery) that was printed before no longer opens it")

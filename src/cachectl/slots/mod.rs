@@ -58,10 +58,11 @@ pub enum Command {
     /// What the cache holds stays as it is.
     #[command(after_long_help = ADD_MANUAL)]
     Add(Add),
-    /// Remove a slot and encrypt everything under a new key.
+    /// Remove slots and encrypt everything under a new key.
     ///
     /// A recovery slot that stays gets a new key, which is printed: the old paper opens older copies
-    /// of the file only. The last slot can't be removed, nor any while another one does not open.
+    /// of the file only. One slot has to stay, and what stays has to open now: those that no longer
+    /// do go together.
     Remove(Remove),
     /// Say which slots open now, how long it took, and why the others do not.
     #[command(after_long_help = TEST_MANUAL)]
@@ -131,8 +132,9 @@ impl From<Kinds> for SlotKind {
 /// `psi-cachectl slots remove`
 #[derive(Debug, clap::Args)]
 pub struct Remove {
-    /// The slot's number, as `slots list` shows it.
-    id: u32,
+    /// The slots' numbers, as `slots list` shows them.
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<u32>,
     #[command(flatten)]
     entered: Entered,
 }

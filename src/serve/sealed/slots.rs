@@ -100,9 +100,9 @@ impl Sealed {
 fn log_change(change: &SlotChange, changed: &SlotsChanged) {
     let done = match change {
         SlotChange::Test => return,
-        SlotChange::Remove { id } => {
-            info!("slot {id} was removed; the cache has a new data key");
-            return;
+        SlotChange::Remove { ids } => {
+            let gone = |id| info!("slot {id} was removed; the cache has a new data key");
+            return ids.iter().for_each(gone);
         }
         SlotChange::Add(_) => "was added",
         SlotChange::Reseal(_) => "was sealed anew",
