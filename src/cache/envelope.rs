@@ -48,12 +48,16 @@ pub struct Header {
     pub local: u64,
     /// What opens it.
     pub slots: Vec<Keyslot>,
+    /// No slot has or had this number or a higher one. Files from before this field have 0: those
+    /// of their slots that are there tell.
+    #[serde(default)]
+    pub next_slot: u32,
 }
 
 /// One way to open the cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Keyslot {
-    /// Unique in the file.
+    /// Unique in the file, never used again.
     pub id: u32,
     /// Which protector it belongs to.
     pub kind: SlotKind,
@@ -301,6 +305,7 @@ mod tests {
             entries: 2,
             local: 0,
             slots: vec![Keyslot::wrap(slot, &slot_key, &key).unwrap()],
+            next_slot: 2,
         };
         let file = sealed(&header, &key);
         (header, key, file)

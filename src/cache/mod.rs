@@ -113,10 +113,12 @@ impl Cache {
             entries: 0,
             local: 0,
             slots: Vec::new(),
+            next_slot: 1,
         };
         for (id, protector) in (1..).zip(protectors) {
             let slot = slots::seal(&header.key_id, id, "", protector.as_ref(), &data_key)?;
             header.slots.push(slot);
+            header.next_slot = id + 1;
         }
         let table = Table::build(hmac_key.expose(), std::iter::empty())?;
         Self::from_parts(path, data_key, header, table)

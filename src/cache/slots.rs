@@ -28,8 +28,8 @@ impl Cache {
         let _writing = self.start_writing();
         let before = self.current();
         let mut header = before.header.clone();
-        let id = header.slots.iter().map(|slot| slot.id).max().unwrap_or(0);
-        let id = id
+        let id = next_slot(&header);
+        header.next_slot = id
             .checked_add(1)
             .ok_or_else(|| Error::new(Kind::Refused, "there is no number for another slot"))?;
         let slot = seal(&header.key_id, id, label, protector, &before.data_key)?;
@@ -87,6 +87,7 @@ impl Cache {
         for id in ids {
             find(&mut header.slots, *id)?;
         }
+        header.next_slot = next_slot(&header);
         header.slots.retain(|slot| !ids.contains(&slot.id));
         if header.slots.is_empty() {
             let what = "nothing was removed: no slot would stay, and nothing would open the cache";
@@ -136,6 +137,13 @@ pub(super) fn seal(
         fields,
     };
     Keyslot::wrap(slot, &slot_key, data_key)
+}
+
+/// The number of the next slot, which no slot had before.
+fn next_slot(header: &Header) -> u32 {
+    let ids = header.slots.iter().map(|slot| slot.id);
+    let above = ids.max().unwrap_or(0).saturating_add(1);
+    header.next_slot.max(above)
 }
 
 fn same<'a>(slot: &'a Keyslot, key_id: &'a str) -> NewSlot<'a> {

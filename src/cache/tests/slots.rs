@@ -417,3 +417,33 @@ fn a_file_that_is_replaced_stays_under_another_name_and_a_failure_changes_nothin
     assert_eq!(std::fs::read(aside).unwrap(), old);
     assert_eq!(value(&opened(&f.path(), 2), "X"), Some(b"new".to_vec()));
 }
+
+#[test]
+fn the_number_of_a_removed_slot_is_never_used_again() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    let add = |cache: &Cache| cache.add_slot(device(TPM2, 5).as_ref(), "").unwrap();
+    for id in [2, 3] {
+        assert_eq!(add(&cache), id);
+        cache.remove_slots(&[id], &fixed(1), &[]).unwrap();
+    }
+    drop(cache);
+    assert_eq!(add(&opened(&f.path(), 1)), 4, "the file remembers");
+}
+
+#[test]
+fn a_file_from_before_numbers_were_remembered_opens_and_remembers_from_then_on() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    cache.add_slot(device(TPM2, 5).as_ref(), "").unwrap();
+    let current = cache.current();
+    let mut header = serde_json::to_value(&current.header).unwrap();
+    header.as_object_mut().unwrap().remove("next_slot");
+    let header = serde_json::from_value(header).unwrap();
+    let bytes = envelope::seal(&header, &current.data_key, current.table.text()).unwrap();
+    std::fs::write(f.path(), bytes).unwrap();
+    let cache = opened(&f.path(), 1);
+    assert_eq!(value(&cache, "Z"), Some(b"3".to_vec()));
+    cache.remove_slots(&[2], &fixed(1), &[]).unwrap();
+    assert_eq!(cache.add_slot(device(TPM2, 5).as_ref(), "").unwrap(), 3);
+}
