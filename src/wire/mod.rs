@@ -182,6 +182,7 @@ pub struct Checked {
     /// The workloads that own something in the cache, now or before.
     pub workloads: Vec<String>,
     /// Why the cache is closed, if there is one: nobody knows then what is sealed in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed: Option<Trouble>,
 }
 

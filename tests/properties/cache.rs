@@ -98,6 +98,7 @@ proptest! {
         generation in any::<u64>(),
         written_at in any::<u64>(),
         other in key(),
+        next_slot in any::<u32>(),
         at in any::<prop::sample::Index>(),
         bit in 0..8,
     ) {
@@ -111,6 +112,7 @@ proptest! {
             written_at,
             entries: values.len() as u64,
             local: 0,
+            next_slot,
             slots: slots.iter().map(|(slot, _)| slot.clone()).collect(),
         };
         let file = seal(&header, &data_key, &mut table, |parts| Ok(parts.concat())).unwrap();

@@ -6,7 +6,9 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use psi::mapping::{Mapping, ProviderName};
 use psi::secret::SecretValue;
-use psi::wire::{Checked, CheckedId, Counts, Entry, HandOver, HandedOver, Trouble, WorkloadEntries};
+use psi::wire::{
+    Checked, CheckedId, Counts, Entry, HandOver, HandedOver, Trouble, WorkloadEntries,
+};
 
 use crate::cases;
 

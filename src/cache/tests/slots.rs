@@ -440,7 +440,8 @@ fn a_file_from_before_numbers_were_remembered_opens_and_remembers_from_then_on()
     let mut header = serde_json::to_value(&current.header).unwrap();
     header.as_object_mut().unwrap().remove("next_slot");
     let header = serde_json::from_value(header).unwrap();
-    let bytes = envelope::seal(&header, &current.data_key, current.table.text()).unwrap();
+    let (mut table, parts) = (current.table.copy(), |parts: &[&[u8]]| Ok(parts.concat()));
+    let bytes = envelope::seal(&header, &current.data_key, &mut table, parts).unwrap();
     std::fs::write(f.path(), bytes).unwrap();
     let cache = opened(&f.path(), 1);
     assert_eq!(value(&cache, "Z"), Some(b"3".to_vec()));
