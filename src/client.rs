@@ -143,16 +143,18 @@ impl Client {
     }
 
     /// Has an empty cache made. Nothing is returned, and nothing was changed, if a credential is to
-    /// seal it and psi-serve has none.
+    /// seal it and psi-serve has none. It is asked once only, as for [`Client::slots`]: a cache that
+    /// was made is not to be refused as existing.
     ///
     /// # Errors
     /// [`Kind::Refused`] if there is one and no `force`, else as [`Client::hand_over`].
     pub async fn init(&self, init: &Init) -> Result<Option<Initialised>> {
         let body = to_secret_json(init)?;
-        match self.ask(Method::POST, "/cache/init", &body).await? {
-            Ok(bytes) => self.parse(&bytes).map(Some),
-            Err((_, failure)) if failure.error == "no_key" => Ok(None),
-            Err((status, failure)) => Err(refused(status, failure)),
+        match self.ask_once(Method::POST, "/cache/init", &body).await {
+            Ok(Ok(bytes)) => self.parse(&bytes).map(Some).map_err(answer_lost),
+            Ok(Err((_, failure))) if failure.error == "no_key" => Ok(None),
+            Ok(Err((status, failure))) => Err(refused(status, failure)),
+            Err(error) => Err(answer_lost(error)),
         }
     }
 
@@ -164,13 +166,9 @@ impl Client {
     pub async fn slots(&self, slots: &Slots) -> Result<SlotsChanged> {
         let body = to_secret_json(slots)?;
         match self.ask_once(Method::POST, "/cache/slots", &body).await {
-            Ok(Ok(bytes)) => self.parse(&bytes),
+            Ok(Ok(bytes)) => self.parse(&bytes).map_err(answer_lost),
             Ok(Err((status, failure))) => Err(refused(status, failure)),
-            Err(error) => Err(error.hint(
-                "`systemctl status psi-secrets.service` shows why, `psi-cachectl slots list` \
-                 whether it was done; a recovery slot with a new date has a key that nobody has: \
-                 `psi-cachectl slots reseal ID` prints another one",
-            )),
+            Err(error) => Err(answer_lost(error)),
         }
     }
 
@@ -275,6 +273,16 @@ impl Client {
             .because(error.without_url())
             .hint("`systemctl status psi-secrets.socket psi-secrets.service` shows why")
     }
+}
+
+/// A change that psi-serve gave no answer to may have been made; a new recovery key was in the
+/// answer and nowhere else.
+fn answer_lost(error: Error) -> Error {
+    error.hint(
+        "`systemctl status psi-secrets.service` shows why, `psi-cachectl slots list` whether it was \
+         done: a recovery slot with a new date has a key that nobody has, and `psi-cachectl slots \
+         reseal` with its number makes another one",
+    )
 }
 
 /// A name needs no escaping.

@@ -427,8 +427,8 @@ fn a_delivered_key_is_used_and_a_wrong_one_is_damage() {
     assert!(!m.sealed_key().exists());
     m.run(&VERIFY).ended(0);
     fs::remove_file(m.cache()).unwrap();
-    m.host.set_credential("psi-cache-key", b"");
-    m.run(&INIT).ended(69).says(&["is empty"]);
+    m.host.set_credential("psi-cache-key", &[7; 31]);
+    m.run(&INIT).ended(65).says(&["31 bytes, not 32"]);
     assert!(!m.cache().exists());
 }
 

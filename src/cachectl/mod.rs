@@ -111,13 +111,18 @@ impl Outcome {
     /// [`crate::Kind::Io`] if it can't be written; whoever stops reading is an error if there is a key in
     /// it.
     pub fn print(&self) -> Result<()> {
-        let Some(slot) = self.new_keys.first() else {
+        if self.new_keys.is_empty() {
             return cli::print(&self.text);
-        };
+        }
         cli::write_out(&self.text).map_err(|e| {
-            let what = format!("the new key of slot {slot} (recovery) could not be printed");
+            let name = |slot: &u32| format!("slot {slot} (recovery)");
+            let command = |slot: &u32| format!("`psi-cachectl slots reseal {slot}`");
+            let slots: Vec<String> = self.new_keys.iter().map(name).collect();
+            let commands: Vec<String> = self.new_keys.iter().map(command).collect();
+            let what = format!("the new key of {} could not be printed", slots.join(", "));
             Error::io(what, e).hint(format!(
-                "nobody has that key: `psi-cachectl slots list` shows the slot, `psi-cachectl slots reseal {slot}` makes and prints another one"
+                "nobody has it: {} makes and prints another one",
+                commands.join(", ")
             ))
         })
     }

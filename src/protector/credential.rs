@@ -45,7 +45,8 @@ impl Credential {
         }
     }
 
-    /// Whether systemd delivered the key; an empty one is none.
+    /// Whether systemd delivered the key. An empty one is none: a helper that could not decrypt it
+    /// delivers that, for the unit to start nonetheless.
     pub fn is_delivered(&self) -> bool {
         let file = self.delivered_file().and_then(|file| file.metadata().ok());
         file.is_some_and(|file| file.len() > 0)
@@ -56,7 +57,7 @@ impl Credential {
     }
 
     fn key(&self) -> Result<Key> {
-        if let Some(file) = self.delivered_file().filter(|file| file.exists()) {
+        if let Some(file) = self.delivered_file().filter(|_| self.is_delivered()) {
             let bytes = std::fs::read(&file)
                 .map(SecretValue::new)
                 .map_err(|e| Error::io(format!("cannot read {}", file.display()), e))?;
@@ -69,8 +70,22 @@ impl Credential {
                 let opened = decrypt(CREDENTIAL_NAME, &file.display().to_string(), &sealed);
                 key_from(&opened.map_err(not_of_this_host)?, file)
             }
-            None => Err(absent()),
+            None => Err(self.absent()),
         }
+    }
+
+    fn absent(&self) -> Error {
+        let what = match self.delivered_file().is_some_and(|file| file.exists()) {
+            false => format!("there is no credential {CREDENTIAL_NAME}"),
+            true => {
+                format!("the credential {CREDENTIAL_NAME} is empty: systemd could not decrypt it")
+            }
+        };
+        Error::new(Kind::Unreachable, what).hint(format!(
+            "`psi-cachectl init --backend credential` makes one for a new cache, `psi-cachectl slots \
+             reseal ID --with-key auto` for a slot that is there; then `systemctl restart psi-secrets.service`, \
+             so that systemd delivers {SEALED_FILE}"
+        ))
     }
 
     /// What a slot is opened with. Another key would open nothing, so none is to be made.
@@ -118,18 +133,11 @@ impl Protector for NewCredential {
 }
 
 fn key_from(bytes: &SecretValue, file: &Path) -> Result<Key> {
-    Key::from_bytes(bytes.expose()).ok_or_else(|| match bytes.expose().len() {
-        // A helper socket in front of a credential that can't be decrypted delivers nothing.
-        0 => Error::new(
-            Kind::Unreachable,
-            format!("{} is empty: systemd could not decrypt it", file.display()),
-        )
-        .hint("`journalctl -u 'psi-cache-key@*'` has the reason; another slot may open the cache"),
-        length => Error::new(
-            Kind::Damaged,
-            format!("{} has {length} bytes, not 32", file.display()),
-        )
-        .hint("it is no key of PSI's: put back the one that sealed the cache, or move it away"),
+    Key::from_bytes(bytes.expose()).ok_or_else(|| {
+        let length = bytes.expose().len();
+        let what = format!("{} has {length} bytes, not 32", file.display());
+        Error::new(Kind::Damaged, what)
+            .hint("it is no key of PSI's: put back the one that sealed the cache, or move it away")
     })
 }
 
@@ -141,16 +149,6 @@ fn not_of_this_host(error: Error) -> Error {
              starting: move it away, then `psi-cachectl init --backend credential` seals a new key",
         ),
     }
-}
-
-fn absent() -> Error {
-    Error::new(
-        Kind::Unreachable,
-        format!("there is no credential {CREDENTIAL_NAME}"),
-    )
-    .hint(format!(
-        "run `psi-cachectl init --backend credential`, then `systemctl restart psi-secrets` so that systemd delivers {SEALED_FILE}"
-    ))
 }
 
 /// The PCR that stands for "none" where systemd-creds can't read back what it sealed to none
