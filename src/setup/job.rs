@@ -35,7 +35,8 @@ pub struct Job<'a> {
     pub before: Vec<String>,
     /// When the drop-in was changed last before this run, in seconds since 1970.
     pub changed: Option<u64>,
-    /// Whether all that the drop-in names is registered and sealed in the cache.
+    /// Whether all that the drop-in names is registered and sealed in the cache, as far as this
+    /// run knows.
     pub is_served: bool,
     /// Each variable's mapping, once it is planned.
     pub mappings: BTreeMap<String, Mapping>,
@@ -124,6 +125,13 @@ impl<'a> Job<'a> {
             plan::plan(&desired, actual, driver)
         });
         self.gone = Gone::of(self, actual, driver, now);
+    }
+
+    /// Fails after the providers have answered. What it has may be another than it was, so it no
+    /// longer counts as served.
+    pub fn fail(&mut self, error: Error) {
+        self.outcome = Err(error);
+        self.is_served = false;
     }
 
     /// Whether anything of it may be removed: not while it keeps what it has.

@@ -245,7 +245,7 @@ async fn hand_over(serve: &Client, jobs: &mut [Job<'_>], report: &mut Report) {
 fn fail_all(jobs: &mut [Job<'_>], bundle: &HandOver, error: &Error) {
     let handed_over = |job: &&mut Job<'_>| bundle.workloads.contains_key(job.name);
     for job in jobs.iter_mut().filter(handed_over) {
-        job.outcome = Err(error.again());
+        job.fail(error.again());
     }
 }
 
@@ -255,7 +255,7 @@ async fn register(podman: &Podman, jobs: &mut [Job<'_>], actual: &Actual<'_>, dr
         if let Ok(plan) = &job.outcome
             && let Err(error) = register_all(podman, plan, &job.mappings, actual, driver).await
         {
-            job.outcome = Err(error);
+            job.fail(error);
         }
     }
 }
@@ -310,7 +310,7 @@ fn write_drop_ins(config: &Config, jobs: &mut [Job<'_>], report: &mut Report) {
                 job.drop_in_written = true;
                 job.drop_in_now = Some(text);
             }
-            Err(error) => job.outcome = Err(error),
+            Err(error) => job.fail(error),
         }
     }
     if !pending.is_due() {

@@ -37,7 +37,7 @@ pub struct WorkloadReport {
     pub drop_in_changes: bool,
     /// Why it keeps what it has.
     pub failure: Option<Failure>,
-    /// Whether, failing that, all its drop-in names is registered and in the cache.
+    /// Whether its provider failed and all its drop-in names is registered and in the cache.
     pub served_from_cache: bool,
     /// What is worth knowing and no failure.
     pub notes: Vec<String>,

@@ -176,7 +176,7 @@ pub async fn remove(
 ) -> Result<()> {
     for job in jobs.iter_mut().filter(|job| job.may_lose()) {
         if let Err(error) = remove_secrets(podman, &mut job.gone).await {
-            job.outcome = Err(error);
+            job.fail(error);
         }
     }
     // Where something failed, what is registered may be of before, and its value is needed.
