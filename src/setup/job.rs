@@ -177,9 +177,7 @@ impl<'a> Job<'a> {
         let repaired = self.outcome.is_ok();
         report.drift = Drift::of(self.missing, repaired, &self.gone);
         report.gone = self.gone;
-        report
-            .gone
-            .retain(|gone| !gone.is_unexpected || gone.stays.is_none());
+        report.gone.retain(|gone| !gone.is_unexpected);
         match self.outcome {
             Ok(plan) => report.planned(&plan, &self.before),
             Err(error) => report.failed(&error, self.is_served),

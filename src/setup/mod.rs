@@ -63,8 +63,9 @@ pub struct Options {
     /// which is refused otherwise; may be repeated.
     #[arg(long, value_name = "WORKLOAD")]
     pub accept_removals: Vec<String>,
-    /// Remove at once what its provider no longer has, also where containers still use it: their
-    /// next exec, health check or restart fails. For a secret that must not be used any more.
+    /// Remove at once what the providers no longer have, for all workloads of the run, also where
+    /// containers still use it: their next exec, health check or restart fails. For a secret that
+    /// must not be used any more. What PSI did not register stays.
     #[arg(long)]
     pub prune_now: bool,
     /// Write the report as one JSON object.

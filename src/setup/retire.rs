@@ -85,7 +85,7 @@ pub struct Rules {
     pub now: u64,
     /// How long a secret stays for containers at most.
     pub prune_after: Duration,
-    /// Whether all is to go at once.
+    /// Whether all that was ever one of the workload's is to go at once.
     pub prune_now: bool,
     /// Whether systemd may still start a unit as it was before the drop-in changed.
     pub reload_is_due: bool,
@@ -116,11 +116,11 @@ impl Rules {
         if self.reload_is_due {
             return Some("systemd has not loaded the new drop-in yet".to_owned());
         }
+        if gone.is_unexpected {
+            return Some("PSI did not register it".to_owned());
+        }
         if self.prune_now {
             return None;
-        }
-        if gone.is_unexpected {
-            return Some("PSI has not registered it".to_owned());
         }
         if age >= self.prune_after {
             return None;

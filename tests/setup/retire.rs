@@ -170,6 +170,41 @@ fn prune_now_removes_at_once_and_names_the_containers_that_will_fail() {
     assert!(f.podman.exec("web", "true").status.success());
 }
 
+/// Registers, with commands of its own and no labels, what somebody else keeps under our prefix.
+fn register_foreign(f: &Fixture, name: &str) {
+    let store = f.host.path("foreign");
+    fs::create_dir(&store).unwrap();
+    let file = f.host.path("value");
+    fs::write(&file, "mine").unwrap();
+    let file = file.to_str().unwrap();
+    let at = store.display();
+    let options = format!(
+        "store=cat >{at}/$SECRET_ID,lookup=cat {at}/$SECRET_ID,delete=rm {at}/$SECRET_ID,list=ls {at}"
+    );
+    let create = ["secret", "create", "--driver", "shell", "--driver-opts"];
+    let output = f
+        .podman
+        .run(&[&create[..], &[&options, name, file]].concat());
+    assert!(output.status.success(), "{}", both(&output));
+}
+
+#[test]
+fn what_psi_did_not_register_is_reported_and_never_removed() {
+    let f = Fixture::new(&workload("myapp"));
+    f.set("/myapp", "A", "1");
+    f.setup_exits(0, &[]);
+    register_foreign(&f, "myapp--TLS_KEY");
+    for arguments in [&["--prune-now", "--dry-run"][..], &["--prune-now"], &[]] {
+        let text = f.setup_exits(1, arguments);
+        assert!(
+            text.contains("PSI did not register: myapp--TLS_KEY"),
+            "{text}"
+        );
+        assert!(text.contains("podman secret rm"), "{text}");
+        assert_eq!(names(&f), ["myapp--A", "myapp--TLS_KEY"]);
+    }
+}
+
 #[test]
 fn refresh_prunes_as_psi_setup_does() {
     let (f, _) = with_a_gone();

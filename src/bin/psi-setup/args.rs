@@ -31,7 +31,8 @@ Examples:
   psi-setup --accept-removals myapp
       Most keys of myapp are gone on purpose.
   psi-setup --prune-now
-      A value was revoked: nothing may use it any more.
+      A value was revoked: nothing may use it any more. All that the providers no longer have
+      is removed, of every workload; --dry-run shows it first.
 
 Exit status:
   0   done
