@@ -94,7 +94,9 @@ pub struct Rules {
 impl Rules {
     /// Decides about all that `job` has no longer. `containers` are Podman's.
     pub fn decide(&self, job: &mut Job<'_>, containers: &[Container]) {
-        let changed = match job.drop_in_written {
+        // A dry run decides as the run would that writes the drop-in.
+        let drop_in_changes = job.drop_in_written || job.new_drop_in().is_some();
+        let changed = match drop_in_changes {
             true => self.now,
             false => job.changed.unwrap_or(self.now),
         };
@@ -107,11 +109,11 @@ impl Rules {
                 }
             });
             gone.used_by = users.map(|c| c.name.clone()).collect();
-            gone.stays = self.reason_to_stay(gone, job.drop_in_written);
+            gone.stays = self.reason_to_stay(gone, drop_in_changes);
         }
     }
 
-    fn reason_to_stay(&self, gone: &Gone, drop_in_written: bool) -> Option<String> {
+    fn reason_to_stay(&self, gone: &Gone, drop_in_changes: bool) -> Option<String> {
         let age = Duration::from_secs(self.now.saturating_sub(gone.since));
         if self.reload_is_due {
             return Some("systemd has not loaded the new drop-in yet".to_owned());
@@ -129,7 +131,7 @@ impl Rules {
             return Some(format!("used by {}", gone.used_by.join(", ")));
         }
         // A unit that systemd has just begun to start may not have made its container yet.
-        drop_in_written.then(|| "it left the drop-in just now, the next run removes it".to_owned())
+        drop_in_changes.then(|| "it left the drop-in just now, the next run removes it".to_owned())
     }
 }
 

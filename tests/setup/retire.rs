@@ -206,6 +206,23 @@ fn what_psi_did_not_register_is_reported_and_never_removed() {
 }
 
 #[test]
+fn a_dry_run_announces_no_removal_that_the_run_would_not_do() {
+    let f = Fixture::new(&workload("myapp"));
+    f.set("/myapp", "A", "1");
+    f.set("/myapp", "B", "2");
+    f.setup_exits(0, &[]);
+    f.infisical.remove(PROJECT, "prod", "/myapp", "A");
+    let dry = report(&f, &["--dry-run"]);
+    let real = report(&f, &[]);
+    let stays = |report: &Value| report["workloads"][0]["gone"][0]["stays"].clone();
+    assert_eq!(stays(&dry), stays(&real));
+    assert!(stays(&dry).is_string(), "{dry}");
+    let dry = report(&f, &["--dry-run"]);
+    assert_eq!(stays(&dry), stays(&report(&f, &[])));
+    assert!(stays(&dry).is_null(), "{dry}");
+}
+
+#[test]
 fn refresh_prunes_as_psi_setup_does() {
     let (f, _) = with_a_gone();
     let mut refresh = f.host.command(CACHECTL);
