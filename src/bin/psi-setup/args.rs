@@ -45,6 +45,8 @@ Exit status:
   76  something else than Podman or psi-serve answers on their sockets
   77  access denied
   78  the configuration has to be changed
+  69, 78, 1, 75
+      Where workloads end differently: the first of these that one of them gives.
 
 Files:
   /etc/psi/config.yaml
