@@ -16,7 +16,7 @@ use crate::mapping::{Mapping, ProviderName};
 use crate::podman::{NewSecret, Podman, Secret};
 use crate::provider;
 use crate::secret::quote_name;
-use crate::systemd::{self, Credentials};
+use crate::systemd::Credentials;
 use crate::wire::{Check, HandOver};
 
 mod discover;
@@ -317,10 +317,6 @@ fn write_drop_ins(config: &Config, jobs: &mut [Job<'_>], report: &mut Report) {
     if !pending.is_due() {
         return;
     }
-    let reloaded = systemd::daemon_reload(config.scope);
-    // Where there is no systemd the next run can't do better.
-    if !matches!(&reloaded, Err(e) if e.kind() != Kind::Unreachable) {
-        pending.done();
-    }
+    let reloaded = pending.make_good(config.scope);
     report.reloaded = Some(reloaded.map_err(|e| (&e).into()));
 }

@@ -62,7 +62,7 @@ fn a_write_that_fails_is_named_and_made_good_by_the_next_run() {
         }
         let mut strace = fault.strace();
         strace.env_clear().env("PSI_CONFIG", f.host.config_file());
-        strace.env("PATH", std::env::var_os("PATH").unwrap());
+        strace.env("PATH", f.host.search_path());
         let output = strace.arg(SETUP).output().unwrap();
         let text = both(&output);
         assert_eq!(output.status.code(), Some(code), "{fault:?}: {text}");

@@ -266,18 +266,22 @@ fn once_prune_after_has_passed_it_goes_although_a_container_uses_it() {
     assert_eq!(f.cached(), 1);
 }
 
+/// A container's systemctl does not reach the host's systemd, whose units name what they named.
 #[test]
-fn while_systemd_has_not_read_the_drop_ins_nothing_is_removed() {
-    let (f, _) = with_a_gone();
-    stop(&f, "myapp");
-    // The marker is taken away where there is no systemd that could be asked.
-    let marker = f.host.socket().with_file_name("setup.reload");
-    fs::create_dir(&marker).unwrap();
-    let report = report(&f, &["--prune-now"]);
-    let stays = &report["workloads"][0]["gone"][0]["stays"];
-    assert_eq!(stays, "systemd has not loaded the new drop-in yet");
-    assert_eq!((names(&f).len(), f.cached()), (2, 2));
-    fs::remove_dir(&marker).unwrap();
+fn where_systemd_is_not_reached_nothing_is_removed_until_it_is() {
+    let f = Fixture::new(&workload("myapp"));
+    f.set("/myapp", "A", "1");
+    f.set("/myapp", "B", "2");
+    f.setup_exits(0, &[]);
+    f.infisical.remove(PROJECT, "prod", "/myapp", "A");
+    f.host.set_systemctl(false);
+    for arguments in [&[][..], &[], &["--prune-now"]] {
+        let text = both(&f.setup(arguments));
+        let stays = "kept: myapp--A: systemd has not loaded the new drop-in yet";
+        assert!(text.contains(stays), "{text}");
+        assert_eq!((names(&f).len(), f.cached()), (2, 2));
+    }
+    f.host.set_systemctl(true);
     f.setup_exits(0, &[]);
     assert_eq!((names(&f).len(), f.cached()), (1, 1));
 }
