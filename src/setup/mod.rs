@@ -96,7 +96,7 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
     let serve = Client::of(config)?;
     let podman = Podman::new(&config.podman_socket)?;
     let secrets = podman.secrets().await?;
-    let ids = our_ids(&secrets, &workloads);
+    let ids = shell_ids(&secrets);
     let ours = Check {
         mappings: local::mappings(&workloads),
         ids: ids.clone(),
@@ -105,6 +105,7 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
     let local = LocalValues::new(&ours.mappings, &checked);
     let now = retire::unix_time(SystemTime::now());
     let actual = Actual::new(&secrets, &ids, checked.ids);
+    let forget = retire::forgotten(config, &checked.workloads, &actual);
 
     let mut jobs = Vec::new();
     for (name, workload) in &workloads {
@@ -124,7 +125,12 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
         job.plan(&listings, &actual, &driver, accepted, now);
     }
     let mut report = Report::new(options.dry_run);
-    report.notes.extend(strangers(config, &secrets));
+    report
+        .notes
+        .extend(strangers(config, &checked.workloads, &actual, &driver));
+    let leaves =
+        |name| format!("the values of workload {name} leave the cache: nothing refers to them");
+    report.notes.extend(forget.iter().map(leaves));
     if !options.dry_run {
         hand_over(&serve, &mut jobs, &mut report).await;
         register(&podman, &mut jobs, &actual, &driver).await;
@@ -140,7 +146,7 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
         .notes
         .extend(retire::decide(&podman, &mut jobs, &rules).await);
     if !options.dry_run {
-        let pruned = retire::remove(&podman, &serve, &mut jobs, Vec::new()).await;
+        let pruned = retire::remove(&podman, &serve, &mut jobs, forget).await;
         report.pruning = pruned.err().as_ref().map(Failure::from);
     }
     report.workloads = jobs.into_iter().map(Job::report).collect();
@@ -196,24 +202,43 @@ fn driver(config: &Config) -> Result<Driver> {
     Ok(Driver { options })
 }
 
-fn our_ids(secrets: &[Secret], workloads: &BTreeMap<&str, &Workload>) -> Vec<String> {
-    let ours = |s: &&Secret| workloads.keys().any(|name| plan::is_ours(s, name));
-    secrets.iter().filter(ours).map(|s| s.id.clone()).collect()
+/// The ids of all secrets that a mapping may belong to, whosever they are: what one of them stands
+/// for must stay.
+fn shell_ids(secrets: &[Secret]) -> Vec<String> {
+    let shell = secrets.iter().filter(|s| s.driver == "shell");
+    shell.map(|s| s.id.clone()).collect()
 }
 
-/// Secrets that carry our labels for workloads that are not in the configuration any more.
-fn strangers(config: &Config, secrets: &[Secret]) -> Vec<String> {
-    let owner = |s: &Secret| s.labels.get(plan::LABEL_WORKLOAD).cloned();
-    let owners: BTreeSet<String> = secrets.iter().filter_map(owner).collect();
-    let unknown = owners
+/// What Podman has of ours for workloads that are not in the configuration any more: those that
+/// labels name, and the `cached` ones.
+fn strangers(
+    config: &Config,
+    cached: &[String],
+    actual: &Actual<'_>,
+    driver: &Driver,
+) -> Vec<String> {
+    let secrets = actual.secrets.values();
+    let labelled = secrets.filter_map(|s| s.labels.get(plan::LABEL_WORKLOAD));
+    let known: BTreeSet<&String> = cached.iter().chain(labelled).collect();
+    let strange = known
         .into_iter()
-        .filter(|name| !config.workloads.contains_key(name));
-    let note = |name| {
-        format!(
-            "Podman has secrets of workload {name}, which is not in the configuration: they are left alone"
-        )
+        .filter(|w| !config.workloads.contains_key(*w));
+    let note = |workload: &String| {
+        let mut names = actual.names_of(workload);
+        names.retain(|name| {
+            actual
+                .secrets
+                .get(name)
+                .is_some_and(|s| plan::is_made_by(s, driver))
+        });
+        (!names.is_empty()).then(|| {
+            format!(
+                "workload {workload} is not in the configuration and its secrets stay: once no container uses them, `podman secret rm {}`, and the next run drops their values",
+                names.join(" ")
+            )
+        })
     };
-    unknown.map(note).collect()
+    strange.filter_map(note).collect()
 }
 
 /// Seals what was fetched. Workloads whose values are not sealed go no further.

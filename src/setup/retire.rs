@@ -10,6 +10,7 @@ use serde::Serialize;
 use tracing::info;
 
 use crate::client::Client;
+use crate::config::{Config, WorkloadSecrets};
 use crate::error::Result;
 use crate::podman::{Container, Podman, Secret};
 use crate::setup::job::Job;
@@ -163,6 +164,18 @@ pub async fn decide(podman: &Podman, jobs: &mut [Job<'_>], rules: &Rules) -> Opt
             Some(format!("nothing that is gone was removed: {error}"))
         }
     }
+}
+
+/// The workloads in the cache that get values from no provider any more, since they are not
+/// configured or get local ones, and whose values none of Podman's secrets stands for.
+pub fn forgotten(config: &Config, cached: &[String], actual: &Actual<'_>) -> Vec<String> {
+    let is_fed = |name: &str| {
+        let workload = config.workloads.get(name);
+        workload.is_some_and(|w| matches!(w.secrets, WorkloadSecrets::Sources(_)))
+    };
+    let names = cached.iter().map(String::as_str);
+    let forgotten = names.filter(|name| !is_fed(name) && !actual.needs(name, is_fed));
+    forgotten.map(str::to_owned).collect()
 }
 
 /// Removes what may go, from Podman and then from the cache, and from the cache all that is

@@ -222,6 +222,54 @@ fn a_dry_run_announces_no_removal_that_the_run_would_not_do() {
     assert!(stays(&dry).is_null(), "{dry}");
 }
 
+/// `workloads` are the configuration's from the second run on.
+fn values_that_nobody_refers_to_go(workloads: &str) {
+    let f = Fixture::new(&(workload("myapp") + &workload("other")));
+    f.set("/myapp", "A", "1");
+    f.set("/other", "A", "2");
+    f.setup_exits(0, &[]);
+    let ids = f.registered();
+    f.set_workloads(&(workloads.to_owned() + &workload("other")));
+    f.setup_exits(0, &["--provider", "infisical"]);
+    assert_eq!(f.cached(), 2, "Podman's secret still needs its value");
+    assert_eq!(f.lookup(&ids["myapp--A"]).stdout, b"1");
+
+    assert!(f.podman.run(&["secret", "rm", "myapp--A"]).status.success());
+    f.setup_exits(0, &["--provider", "infisical", "--dry-run"]);
+    assert_eq!(f.cached(), 2);
+    let text = f.setup_exits(0, &["--provider", "infisical"]);
+    assert!(
+        text.contains("values of workload myapp leave the cache"),
+        "{text}"
+    );
+    assert_eq!(f.cached(), 1);
+    assert_eq!(f.lookup(&ids["other--A"]).stdout, b"2");
+    let text = f.setup_exits(0, &["--provider", "infisical"]);
+    assert!(!text.contains("leave the cache"), "{text}");
+}
+
+#[test]
+fn values_of_a_removed_workload_leave_the_cache_once_no_secret_refers_to_them() {
+    values_that_nobody_refers_to_go("");
+}
+
+#[test]
+fn values_of_a_workload_with_another_provider_leave_the_cache_once_no_secret_refers_to_them() {
+    values_that_nobody_refers_to_go("  myapp: {provider: local, secrets: []}\n");
+}
+
+#[test]
+fn secrets_of_a_removed_workload_stay_and_the_way_to_remove_them_is_told() {
+    let f = Fixture::new(&(workload("myapp") + &workload("other")));
+    f.set("/myapp", "A", "1");
+    f.set("/other", "A", "2");
+    f.setup_exits(0, &[]);
+    f.set_workloads(&workload("other"));
+    let text = f.setup_exits(0, &[]);
+    assert!(text.contains("`podman secret rm myapp--A`"), "{text}");
+    assert_eq!(names(&f), ["myapp--A", "other--A"]);
+}
+
 #[test]
 fn refresh_prunes_as_psi_setup_does() {
     let (f, _) = with_a_gone();
