@@ -179,7 +179,12 @@ fn lock(config: &Config) -> Result<Lock> {
             .hint("`systemctl start psi-secrets.socket psi-secrets.service`"));
     }
     let holder = "another psi-setup or `psi-cachectl refresh` runs: `systemctl status 'psi-*'`";
-    Lock::acquire(&path, LOCK_PATIENCE, holder)
+    Lock::acquire(&path, LOCK_PATIENCE, holder).map_err(|e| match e.kind() {
+        Kind::Io => e.hint(
+            "run it as root; if it is, see `mount`, and in the unit the sandbox: a `socket` outside /run/psi needs `ReadWritePaths=` in a drop-in of psi-infisical-setup.service",
+        ),
+        _ => e,
+    })
 }
 
 /// The commands that Podman runs, which go through a shell: plain words only.
