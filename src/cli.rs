@@ -131,16 +131,19 @@ fn journal() -> Option<tracing_journald::Layer> {
     Some(layer.with_priority_mappings(priorities))
 }
 
-/// Runs `work` to its end.
+/// Runs `work` to its end, and no longer: a question to a name server that is down keeps a thread
+/// for half a minute, and nobody needs its answer by then.
 ///
 /// # Errors
 /// What `work` says.
 pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| Error::io("cannot start the event loop", e))?
-        .block_on(work)
+        .map_err(|e| Error::io("cannot start the event loop", e))?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
 }
 
 /// The exit status of a program. An error is said once, with its next step.
@@ -222,6 +225,19 @@ mod tests {
         ];
         let text = table(&["NAME", "N"], &rows);
         assert_eq!(text, "NAME   N\nmyapp  1\nb      22\n");
+    }
+
+    /// A name server that is down keeps a thread waiting that can't be called off.
+    #[test]
+    fn the_end_waits_for_no_blocked_thread() {
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        let blocked = move || receiver.recv_timeout(std::time::Duration::from_secs(5));
+        let outcome = block_on(async move {
+            tokio::task::spawn_blocking(blocked);
+            Ok(())
+        });
+        assert!(outcome.is_ok());
+        assert!(sender.send(()).is_ok(), "the thread had come to its end");
     }
 
     #[test]

@@ -86,8 +86,13 @@ pub fn changed(path: &Path) -> Option<u64> {
 /// failed in the very last step.
 pub fn write(path: &Path, text: &str) -> Result<()> {
     let failed = |e: io::Error| {
-        Error::io(format!("cannot write {}", path.display()), e)
-            .hint("`systemd_dir` in config.yaml must be a directory that psi-setup may write")
+        let hint = match e.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => {
+                "see `mount`; if it can be written by hand, it is the unit's sandbox: a `systemd_dir` other than /etc/containers/systemd needs `ReadWritePaths=` in a drop-in of psi-infisical-setup.service"
+            }
+            _ => "`systemd_dir` in config.yaml must be a directory that psi-setup may write",
+        };
+        Error::io(format!("cannot write {}", path.display()), e).hint(hint)
     };
     let folder = path.parent().unwrap_or(path);
     match fs::create_dir(folder) {

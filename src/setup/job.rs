@@ -35,7 +35,8 @@ pub struct Job<'a> {
     pub before: Vec<String>,
     /// When the drop-in was changed last before this run, in seconds since 1970.
     pub changed: Option<u64>,
-    /// Whether all that the drop-in names is registered and sealed in the cache.
+    /// Whether all that the drop-in names is registered and sealed in the cache, as far as this
+    /// run knows.
     pub is_served: bool,
     /// Each variable's mapping, once it is planned.
     pub mappings: BTreeMap<String, Mapping>,
@@ -126,6 +127,13 @@ impl<'a> Job<'a> {
         self.gone = Gone::of(self, actual, driver, now);
     }
 
+    /// Fails after the providers have answered. What it has may be another than it was, so it no
+    /// longer counts as served.
+    pub fn fail(&mut self, error: Error) {
+        self.outcome = Err(error);
+        self.is_served = false;
+    }
+
     /// Whether anything of it may be removed: not while it keeps what it has.
     pub fn may_lose(&self) -> bool {
         self.outcome.is_ok() && !self.gone.is_empty()
@@ -169,9 +177,7 @@ impl<'a> Job<'a> {
         let repaired = self.outcome.is_ok();
         report.drift = Drift::of(self.missing, repaired, &self.gone);
         report.gone = self.gone;
-        report
-            .gone
-            .retain(|gone| !gone.is_unexpected || gone.stays.is_none());
+        report.gone.retain(|gone| !gone.is_unexpected);
         match self.outcome {
             Ok(plan) => report.planned(&plan, &self.before),
             Err(error) => report.failed(&error, self.is_served),

@@ -16,7 +16,7 @@ use crate::mapping::{Mapping, ProviderName};
 use crate::podman::{NewSecret, Podman, Secret};
 use crate::provider;
 use crate::secret::quote_name;
-use crate::systemd::{self, Credentials};
+use crate::systemd::Credentials;
 use crate::wire::{Check, HandOver};
 
 mod discover;
@@ -63,8 +63,9 @@ pub struct Options {
     /// which is refused otherwise; may be repeated.
     #[arg(long, value_name = "WORKLOAD")]
     pub accept_removals: Vec<String>,
-    /// Remove at once what its provider no longer has, also where containers still use it: their
-    /// next exec, health check or restart fails. For a secret that must not be used any more.
+    /// Remove at once what the providers no longer have, for all workloads of the run, also where
+    /// containers still use it: their next exec, health check or restart fails. For a secret that
+    /// must not be used any more. What PSI did not register stays.
     #[arg(long)]
     pub prune_now: bool,
     /// Write the report as one JSON object.
@@ -95,7 +96,7 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
     let serve = Client::of(config)?;
     let podman = Podman::new(&config.podman_socket)?;
     let secrets = podman.secrets().await?;
-    let ids = our_ids(&secrets, &workloads);
+    let ids = shell_ids(&secrets);
     let ours = Check {
         mappings: local::mappings(&workloads),
         ids: ids.clone(),
@@ -104,6 +105,7 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
     let local = LocalValues::new(&ours.mappings, &checked);
     let now = retire::unix_time(SystemTime::now());
     let actual = Actual::new(&secrets, &ids, checked.ids);
+    let forget = retire::forgotten(config, &checked.workloads, &actual);
 
     let mut jobs = Vec::new();
     for (name, workload) in &workloads {
@@ -125,7 +127,12 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
     // What is handed over has copies; the values are not needed for longer.
     drop(listings);
     let mut report = Report::new(options.dry_run);
-    report.notes.extend(strangers(config, &secrets));
+    report
+        .notes
+        .extend(strangers(config, &checked.workloads, &actual, &driver));
+    let leaves =
+        |name| format!("the values of workload {name} leave the cache: nothing refers to them");
+    report.notes.extend(forget.iter().map(leaves));
     if !options.dry_run {
         hand_over(&serve, &mut jobs, &mut report).await;
         register(&podman, &mut jobs, &actual, &driver).await;
@@ -141,7 +148,7 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
         .notes
         .extend(retire::decide(&podman, &mut jobs, &rules).await);
     if !options.dry_run {
-        let pruned = retire::remove(&podman, &serve, &mut jobs, Vec::new()).await;
+        let pruned = retire::remove(&podman, &serve, &mut jobs, forget).await;
         report.pruning = pruned.err().as_ref().map(Failure::from);
     }
     report.workloads = jobs.into_iter().map(Job::report).collect();
@@ -174,7 +181,12 @@ fn lock(config: &Config) -> Result<Lock> {
             .hint("`systemctl start psi-secrets.socket psi-secrets.service`"));
     }
     let holder = "another psi-setup or `psi-cachectl refresh` runs: `systemctl status 'psi-*'`";
-    Lock::acquire(&path, LOCK_PATIENCE, holder)
+    Lock::acquire(&path, LOCK_PATIENCE, holder).map_err(|e| match e.kind() {
+        Kind::Io => e.hint(
+            "run it as root; if it is, see `mount`, and in the unit the sandbox: a `socket` outside /run/psi needs `ReadWritePaths=` in a drop-in of psi-infisical-setup.service",
+        ),
+        _ => e,
+    })
 }
 
 /// The commands that Podman runs, which go through a shell: plain words only.
@@ -197,24 +209,43 @@ fn driver(config: &Config) -> Result<Driver> {
     Ok(Driver { options })
 }
 
-fn our_ids(secrets: &[Secret], workloads: &BTreeMap<&str, &Workload>) -> Vec<String> {
-    let ours = |s: &&Secret| workloads.keys().any(|name| plan::is_ours(s, name));
-    secrets.iter().filter(ours).map(|s| s.id.clone()).collect()
+/// The ids of all secrets that a mapping may belong to, whosever they are: what one of them stands
+/// for must stay.
+fn shell_ids(secrets: &[Secret]) -> Vec<String> {
+    let shell = secrets.iter().filter(|s| s.driver == "shell");
+    shell.map(|s| s.id.clone()).collect()
 }
 
-/// Secrets that carry our labels for workloads that are not in the configuration any more.
-fn strangers(config: &Config, secrets: &[Secret]) -> Vec<String> {
-    let owner = |s: &Secret| s.labels.get(plan::LABEL_WORKLOAD).cloned();
-    let owners: BTreeSet<String> = secrets.iter().filter_map(owner).collect();
-    let unknown = owners
+/// What Podman has of ours for workloads that are not in the configuration any more: those that
+/// labels name, and the `cached` ones.
+fn strangers(
+    config: &Config,
+    cached: &[String],
+    actual: &Actual<'_>,
+    driver: &Driver,
+) -> Vec<String> {
+    let secrets = actual.secrets.values();
+    let labelled = secrets.filter_map(|s| s.labels.get(plan::LABEL_WORKLOAD));
+    let known: BTreeSet<&String> = cached.iter().chain(labelled).collect();
+    let strange = known
         .into_iter()
-        .filter(|name| !config.workloads.contains_key(name));
-    let note = |name| {
-        format!(
-            "Podman has secrets of workload {name}, which is not in the configuration: they are left alone"
-        )
+        .filter(|w| !config.workloads.contains_key(*w));
+    let note = |workload: &String| {
+        let mut names = actual.names_of(workload);
+        names.retain(|name| {
+            actual
+                .secrets
+                .get(name)
+                .is_some_and(|s| plan::is_made_by(s, driver))
+        });
+        (!names.is_empty()).then(|| {
+            format!(
+                "workload {workload} is not in the configuration and its secrets stay: once no container uses them, `podman secret rm {}`, and the next run drops their values",
+                names.join(" ")
+            )
+        })
     };
-    unknown.map(note).collect()
+    strange.filter_map(note).collect()
 }
 
 /// Seals what was fetched. Workloads whose values are not sealed go no further.
@@ -247,7 +278,7 @@ async fn hand_over(serve: &Client, jobs: &mut [Job<'_>], report: &mut Report) {
 fn fail_all(jobs: &mut [Job<'_>], bundle: &HandOver, error: &Error) {
     let handed_over = |job: &&mut Job<'_>| bundle.workloads.contains_key(job.name);
     for job in jobs.iter_mut().filter(handed_over) {
-        job.outcome = Err(error.again());
+        job.fail(error.again());
     }
 }
 
@@ -257,7 +288,7 @@ async fn register(podman: &Podman, jobs: &mut [Job<'_>], actual: &Actual<'_>, dr
         if let Ok(plan) = &job.outcome
             && let Err(error) = register_all(podman, plan, &job.mappings, actual, driver).await
         {
-            job.outcome = Err(error);
+            job.fail(error);
         }
     }
 }
@@ -312,16 +343,12 @@ fn write_drop_ins(config: &Config, jobs: &mut [Job<'_>], report: &mut Report) {
                 job.drop_in_written = true;
                 job.drop_in_now = Some(text);
             }
-            Err(error) => job.outcome = Err(error),
+            Err(error) => job.fail(error),
         }
     }
     if !pending.is_due() {
         return;
     }
-    let reloaded = systemd::daemon_reload(config.scope);
-    // Where there is no systemd the next run can't do better.
-    if !matches!(&reloaded, Err(e) if e.kind() != Kind::Unreachable) {
-        pending.done();
-    }
+    let reloaded = pending.make_good(config.scope);
     report.reloaded = Some(reloaded.map_err(|e| (&e).into()));
 }

@@ -37,7 +37,7 @@ pub struct WorkloadReport {
     pub drop_in_changes: bool,
     /// Why it keeps what it has.
     pub failure: Option<Failure>,
-    /// Whether, failing that, all its drop-in names is registered and in the cache.
+    /// Whether its provider failed and all its drop-in names is registered and in the cache.
     pub served_from_cache: bool,
     /// What is worth knowing and no failure.
     pub notes: Vec<String>,
@@ -48,24 +48,19 @@ pub struct WorkloadReport {
 pub struct Drift {
     /// Names of secrets that the drop-in had and Podman had not.
     pub missing: Vec<String>,
-    /// Names of secrets that Podman has for the workload and that were never desired.
+    /// Names of secrets that Podman has under the workload's prefix and that PSI did not register.
     pub unexpected: Vec<String>,
-    /// Those of both that are put right, or, dry, would be.
+    /// What was missing and is put right, or, dry, would be.
     pub repaired: Vec<String>,
 }
 
 impl Drift {
     /// `missing` is put right if `repaired`: registered, or out of the drop-in.
     pub(super) fn of(missing: Vec<String>, repaired: bool, gone: &[Gone]) -> Self {
-        let unexpected = || gone.iter().filter(|gone| gone.is_unexpected);
-        let removed = unexpected().filter(|gone| gone.stays.is_none());
-        let registered = missing.iter().filter(|_| repaired);
+        let unexpected = gone.iter().filter(|gone| gone.is_unexpected);
         Self {
-            repaired: registered
-                .chain(removed.map(|gone| &gone.name))
-                .cloned()
-                .collect(),
-            unexpected: unexpected().map(|gone| gone.name.clone()).collect(),
+            unexpected: unexpected.map(|gone| gone.name.clone()).collect(),
+            repaired: missing.iter().filter(|_| repaired).cloned().collect(),
             missing,
         }
     }
@@ -75,9 +70,10 @@ impl Drift {
         self.missing.len() + self.unexpected.len() > self.repaired.len()
     }
 
-    fn names<'a>(&'a self, of: &'a [String], repaired: bool) -> Vec<&'a str> {
+    fn missing(&self, repaired: bool) -> Vec<&str> {
         let wanted = |name: &&String| self.repaired.contains(name) == repaired;
-        of.iter().filter(wanted).map(String::as_str).collect()
+        let missing = self.missing.iter().filter(wanted);
+        missing.map(String::as_str).collect()
     }
 }
 
@@ -271,20 +267,19 @@ impl WorkloadReport {
             }
         };
         say(
-            drift.names(&drift.missing, true),
+            drift.missing(true),
             "Podman did not have what the drop-in names, which is put right",
         );
         say(
-            drift.names(&drift.missing, false),
+            drift.missing(false),
             "Podman does not have what the drop-in names",
         );
-        say(
-            drift.names(&drift.unexpected, true),
-            "Podman had what nobody desires, which is put right",
-        );
-        say(
-            drift.names(&drift.unexpected, false),
-            "Podman has what nobody desires; `psi-setup --prune-now` removes it",
-        );
+        if !drift.unexpected.is_empty() {
+            warn!(
+                "workload {name}: Podman has what PSI did not register: {}; next: `podman secret rm {}`, if nothing uses it",
+                drift.unexpected.join(", "),
+                drift.unexpected.join(" ")
+            );
+        }
     }
 }

@@ -68,6 +68,24 @@ impl<'a> Actual<'a> {
         owners.is_some_and(|owners| owners.get(workload).is_some_and(|since| *since > 0))
     }
 
+    /// Whether a secret of Podman's needs what `workload`, which no provider feeds, owns in the
+    /// cache: one of its own, or one whose value no workload that `is_fed` owns as well.
+    pub fn needs(&self, workload: &str, is_fed: impl Fn(&str) -> bool) -> bool {
+        self.secrets.values().any(|secret| {
+            let is_its_own = is_ours(secret, workload);
+            let checked = self.ids.get(secret.id.as_str());
+            match checked.filter(|id| id.digest.is_some()) {
+                Some(id) if is_its_own => id.owners.contains_key(workload),
+                Some(id) => {
+                    let fed = id.owners.keys().any(|owner| is_fed(owner));
+                    id.owners.contains_key(workload) && !fed
+                }
+                // Where its mapping can't be read, it may stand for anything.
+                None => is_its_own,
+            }
+        })
+    }
+
     /// Whether the secret called `name` is registered as `driver` has it and its value is
     /// sealed in the cache.
     pub fn is_served(&self, name: &str, driver: &Driver) -> bool {
@@ -364,6 +382,26 @@ mod tests {
         let secrets = [registered("NEW"), old, file, neighbour];
         let actual = Actual::new(&secrets, &[], Vec::new());
         assert_eq!(actual.names_of("myapp"), ["myapp--NEW", "myapp--OLD"]);
+    }
+
+    #[test]
+    fn what_a_removed_workload_owns_is_needed_by_its_own_secrets_and_those_of_nobody_else() {
+        let owners = |names: &[&str]| CheckedId {
+            owners: names.iter().map(|n| ((*n).to_owned(), 0)).collect(),
+            ..stored("A")
+        };
+        let asked = [ID.to_owned()];
+        let needs = |workload: &str, checked: CheckedId| {
+            let secrets = [registered("A")];
+            let actual = Actual::new(&secrets, &asked, vec![checked]);
+            actual.needs(workload, |owner| owner == "fed")
+        };
+        assert!(needs("myapp", owners(&["myapp", "fed"])));
+        assert!(!needs("myapp", owners(&["fed"])));
+        assert!(needs("myapp", CheckedId::default()), "its mapping is lost");
+        assert!(!needs("gone", owners(&["gone", "fed"])));
+        assert!(needs("gone", owners(&["gone", "myapp"])));
+        assert!(!needs("gone", CheckedId::default()));
     }
 
     #[test]

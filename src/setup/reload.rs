@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use rustix::fs::Mode;
 
-use crate::config::Config;
+use crate::config::{Config, Scope};
 use crate::directory::{Directory, Owner};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+use crate::systemd;
 
 /// The marker's file.
 pub struct PendingReload(PathBuf);
@@ -43,8 +44,30 @@ impl PendingReload {
         matches!(found, Ok(Some(_)))
     }
 
-    /// Notes that it was done.
-    pub fn done(&self) {
+    /// Has systemd read its units again and notes that it was done. Where systemd can't be reached,
+    /// as in a container, its units on the host still are those of before: the reload stays due.
+    ///
+    /// # Errors
+    /// As [`systemd::daemon_reload`].
+    pub fn make_good(&self, scope: Scope) -> Result<()> {
+        let reloaded = systemd::daemon_reload(scope);
+        reloaded.map_err(|e| match e.kind() {
+            Kind::Unreachable => e.hint(self.by_hand(scope)),
+            _ => e,
+        })?;
         let _ = Directory::of(&self.0).and_then(|(directory, name)| directory.remove(name));
+        Ok(())
+    }
+
+    /// The marker goes first: what is written after that is noted anew.
+    fn by_hand(&self, scope: Scope) -> String {
+        let user = match scope {
+            Scope::System => "",
+            Scope::User => " --user",
+        };
+        format!(
+            "on the host, `rm {} && systemctl{user} daemon-reload`; until then nothing that is gone is removed",
+            self.0.display()
+        )
     }
 }

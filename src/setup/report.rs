@@ -37,8 +37,9 @@ impl Report {
         }
     }
 
-    /// The gravest of the workloads' outcomes: 78 configuration, 69 something is missing, 1
-    /// something was refused, 75 unreachable and nothing is missing, 0 done.
+    /// The gravest of the workloads' outcomes: 69 something is missing, 78 configuration, 1
+    /// something was refused, 75 unreachable and nothing is missing, 0 done. 69 comes first: it alone
+    /// is tried again, and no workload is to wait for what another one needs changed.
     pub fn exit_code(&self) -> u8 {
         let workloads = self.workloads.iter().map(WorkloadReport::exit_code);
         let codes: Vec<u8> = workloads
@@ -46,8 +47,8 @@ impl Report {
             .chain(self.pruning.as_ref().map(|_| Kind::Refused.exit_code()))
             .collect();
         let gravest = [
-            Kind::Config.exit_code(),
             Kind::Unreachable.exit_code(),
+            Kind::Config.exit_code(),
             Kind::Refused.exit_code(),
             SERVED_FROM_CACHE,
         ];
@@ -177,7 +178,8 @@ mod tests {
             (&[served, refused], 1),
             (&[served, denied], 1),
             (&[refused, missing, served], 69),
-            (&[missing, config, None], 78),
+            (&[missing, config, None], 69),
+            (&[refused, config, served], 78),
         ] {
             assert_eq!(report(outcomes).exit_code(), code, "{outcomes:?}");
         }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tracing::info;
 
 use crate::client::Client;
+use crate::config::{Config, WorkloadSecrets};
 use crate::error::Result;
 use crate::podman::{Container, Podman, Secret};
 use crate::setup::job::Job;
@@ -85,7 +86,7 @@ pub struct Rules {
     pub now: u64,
     /// How long a secret stays for containers at most.
     pub prune_after: Duration,
-    /// Whether all is to go at once.
+    /// Whether all that was ever one of the workload's is to go at once.
     pub prune_now: bool,
     /// Whether systemd may still start a unit as it was before the drop-in changed.
     pub reload_is_due: bool,
@@ -94,7 +95,9 @@ pub struct Rules {
 impl Rules {
     /// Decides about all that `job` has no longer. `containers` are Podman's.
     pub fn decide(&self, job: &mut Job<'_>, containers: &[Container]) {
-        let changed = match job.drop_in_written {
+        // A dry run decides as the run would that writes the drop-in.
+        let drop_in_changes = job.drop_in_written || job.new_drop_in().is_some();
+        let changed = match drop_in_changes {
             true => self.now,
             false => job.changed.unwrap_or(self.now),
         };
@@ -107,20 +110,20 @@ impl Rules {
                 }
             });
             gone.used_by = users.map(|c| c.name.clone()).collect();
-            gone.stays = self.reason_to_stay(gone, job.drop_in_written);
+            gone.stays = self.reason_to_stay(gone, drop_in_changes);
         }
     }
 
-    fn reason_to_stay(&self, gone: &Gone, drop_in_written: bool) -> Option<String> {
+    fn reason_to_stay(&self, gone: &Gone, drop_in_changes: bool) -> Option<String> {
         let age = Duration::from_secs(self.now.saturating_sub(gone.since));
         if self.reload_is_due {
             return Some("systemd has not loaded the new drop-in yet".to_owned());
         }
+        if gone.is_unexpected {
+            return Some("PSI did not register it".to_owned());
+        }
         if self.prune_now {
             return None;
-        }
-        if gone.is_unexpected {
-            return Some("PSI has not registered it".to_owned());
         }
         if age >= self.prune_after {
             return None;
@@ -129,7 +132,7 @@ impl Rules {
             return Some(format!("used by {}", gone.used_by.join(", ")));
         }
         // A unit that systemd has just begun to start may not have made its container yet.
-        drop_in_written.then(|| "it left the drop-in just now, the next run removes it".to_owned())
+        drop_in_changes.then(|| "it left the drop-in just now, the next run removes it".to_owned())
     }
 }
 
@@ -163,6 +166,18 @@ pub async fn decide(podman: &Podman, jobs: &mut [Job<'_>], rules: &Rules) -> Opt
     }
 }
 
+/// The workloads in the cache that get values from no provider any more, since they are not
+/// configured or get local ones, and whose values none of Podman's secrets stands for.
+pub fn forgotten(config: &Config, cached: &[String], actual: &Actual<'_>) -> Vec<String> {
+    let is_fed = |name: &str| {
+        let workload = config.workloads.get(name);
+        workload.is_some_and(|w| matches!(w.secrets, WorkloadSecrets::Sources(_)))
+    };
+    let names = cached.iter().map(String::as_str);
+    let forgotten = names.filter(|name| !is_fed(name) && !actual.needs(name, is_fed));
+    forgotten.map(str::to_owned).collect()
+}
+
 /// Removes what may go, from Podman and then from the cache, and from the cache all that is
 /// retired and no secret of Podman's stands for any more.
 ///
@@ -176,7 +191,7 @@ pub async fn remove(
 ) -> Result<()> {
     for job in jobs.iter_mut().filter(|job| job.may_lose()) {
         if let Err(error) = remove_secrets(podman, &mut job.gone).await {
-            job.outcome = Err(error);
+            job.fail(error);
         }
     }
     // Where something failed, what is registered may be of before, and its value is needed.

@@ -1,5 +1,6 @@
 //! What goes wrong for one workload, or for all.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use psi_test_support::infisical::Identity;
@@ -85,6 +86,40 @@ fn a_driver_that_is_not_there_registers_nothing_and_names_the_key() {
     assert!(text.contains("driver_path"), "{text}");
     assert!(f.registered().is_empty());
     assert!(!f.drop_in("myapp").exists());
+}
+
+/// What a provider's outage leaves running is gone here, so it is no outage to sit out.
+#[test]
+fn a_driver_that_fails_is_no_outage_of_the_provider() {
+    let f = Fixture::new("  myapp: {secrets: [{project: myproject, path: /, recursive: true}]}\n");
+    f.set("/one", "A", "1");
+    f.set("/one", "B", "2");
+    let driver = f.host.path("driver");
+    let failing = f.host.path("failing");
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" != \"$(cat {} 2>/dev/null)\" ] || exit 1\nexec {DRIVER} \"$@\"\n",
+        failing.display()
+    );
+    std::fs::write(&driver, script).unwrap();
+    std::fs::set_permissions(&driver, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let config = std::fs::read_to_string(f.host.config_file()).unwrap();
+    let config = config.replace(DRIVER, driver.to_str().unwrap());
+    std::fs::write(f.host.config_file(), config).unwrap();
+    f.setup_exits(0, &[]);
+
+    f.infisical.remove(PROJECT, "prod", "/one", "B");
+    std::fs::write(&failing, "delete").unwrap();
+    let text = f.setup_exits(69, &["--prune-now"]);
+    assert!(text.contains("its driver failed"), "{text}");
+
+    f.infisical.remove(PROJECT, "prod", "/one", "A");
+    f.set("/two", "A", "1");
+    std::fs::write(&failing, "store").unwrap();
+    let text = f.setup_exits(69, &[]);
+    assert!(text.contains("its driver failed"), "{text}");
+    std::fs::remove_file(&failing).unwrap();
+    f.setup_exits(0, &[]);
+    assert_eq!(f.container_env("myapp")["A"], "1");
 }
 
 #[test]

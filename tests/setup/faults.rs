@@ -62,7 +62,7 @@ fn a_write_that_fails_is_named_and_made_good_by_the_next_run() {
         }
         let mut strace = fault.strace();
         strace.env_clear().env("PSI_CONFIG", f.host.config_file());
-        strace.env("PATH", std::env::var_os("PATH").unwrap());
+        strace.env("PATH", f.host.search_path());
         let output = strace.arg(SETUP).output().unwrap();
         let text = both(&output);
         assert_eq!(output.status.code(), Some(code), "{fault:?}: {text}");
@@ -94,20 +94,20 @@ fn a_full_or_read_only_quadlet_directory_keeps_the_drop_in_until_it_can_be_writt
     f.setup_exits(0, &[]);
     f.set("/myapp", "B", "value");
     let before = fs::read(f.drop_in("myapp")).unwrap();
-    let fails_with = |why: &str| {
+    let fails_with = |why: &str, next: &str| {
         let text = f.setup_exits(1, &[]);
         let file = f.drop_in("myapp").display().to_string();
-        for words in [file.as_str(), why, "next: "] {
+        for words in [file.as_str(), why, next] {
             assert!(text.contains(words), "{words}: {text}");
         }
         assert_eq!(fs::read(f.drop_in("myapp")).unwrap(), before);
         assert_container_starts(&f, "myapp", &["A"]);
     };
     disk.fill();
-    fails_with("No space left");
+    fails_with("No space left", "next: ");
     disk.free();
     disk.make_read_only();
-    fails_with("Read-only file system");
+    fails_with("Read-only file system", "`ReadWritePaths=`");
     disk.make_writable();
     f.setup_exits(0, &[]);
     assert_container_starts(&f, "myapp", &["A", "B"]);

@@ -158,6 +158,18 @@ fn an_outage_with_a_restart_in_the_middle_stops_no_container() {
 }
 
 #[test]
+fn a_proxy_whose_infisical_is_not_up_yet_is_waited_for_like_an_outage() {
+    let f = Fixture::new(&workload("myapp"));
+    f.set("/myapp", "A", "1");
+    let not_up = || Fault::status(404);
+    f.infisical.fault(Route::Any, Times::Next(1), not_up());
+    f.setup_exits(0, &[]);
+    f.infisical.fault(Route::Any, Times::Always, not_up());
+    let text = f.setup_exits(75, &[]);
+    assert!(text.contains("in front of it"), "{text}");
+}
+
+#[test]
 fn an_outage_with_something_missing_is_a_failure_that_says_so() {
     let mut f = Fixture::new(&workload("myapp"));
     f.infisical.stop();

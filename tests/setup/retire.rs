@@ -170,6 +170,106 @@ fn prune_now_removes_at_once_and_names_the_containers_that_will_fail() {
     assert!(f.podman.exec("web", "true").status.success());
 }
 
+/// Registers, with commands of its own and no labels, what somebody else keeps under our prefix.
+fn register_foreign(f: &Fixture, name: &str) {
+    let store = f.host.path("foreign");
+    fs::create_dir(&store).unwrap();
+    let file = f.host.path("value");
+    fs::write(&file, "mine").unwrap();
+    let file = file.to_str().unwrap();
+    let at = store.display();
+    let options = format!(
+        "store=cat >{at}/$SECRET_ID,lookup=cat {at}/$SECRET_ID,delete=rm {at}/$SECRET_ID,list=ls {at}"
+    );
+    let create = ["secret", "create", "--driver", "shell", "--driver-opts"];
+    let output = f
+        .podman
+        .run(&[&create[..], &[&options, name, file]].concat());
+    assert!(output.status.success(), "{}", both(&output));
+}
+
+#[test]
+fn what_psi_did_not_register_is_reported_and_never_removed() {
+    let f = Fixture::new(&workload("myapp"));
+    f.set("/myapp", "A", "1");
+    f.setup_exits(0, &[]);
+    register_foreign(&f, "myapp--TLS_KEY");
+    for arguments in [&["--prune-now", "--dry-run"][..], &["--prune-now"], &[]] {
+        let text = f.setup_exits(1, arguments);
+        assert!(
+            text.contains("PSI did not register: myapp--TLS_KEY"),
+            "{text}"
+        );
+        assert!(text.contains("podman secret rm"), "{text}");
+        assert_eq!(names(&f), ["myapp--A", "myapp--TLS_KEY"]);
+    }
+}
+
+#[test]
+fn a_dry_run_announces_no_removal_that_the_run_would_not_do() {
+    let f = Fixture::new(&workload("myapp"));
+    f.set("/myapp", "A", "1");
+    f.set("/myapp", "B", "2");
+    f.setup_exits(0, &[]);
+    f.infisical.remove(PROJECT, "prod", "/myapp", "A");
+    let dry = report(&f, &["--dry-run"]);
+    let real = report(&f, &[]);
+    let stays = |report: &Value| report["workloads"][0]["gone"][0]["stays"].clone();
+    assert_eq!(stays(&dry), stays(&real));
+    assert!(stays(&dry).is_string(), "{dry}");
+    let dry = report(&f, &["--dry-run"]);
+    assert_eq!(stays(&dry), stays(&report(&f, &[])));
+    assert!(stays(&dry).is_null(), "{dry}");
+}
+
+/// `workloads` are the configuration's from the second run on.
+fn values_that_nobody_refers_to_go(workloads: &str) {
+    let f = Fixture::new(&(workload("myapp") + &workload("other")));
+    f.set("/myapp", "A", "1");
+    f.set("/other", "A", "2");
+    f.setup_exits(0, &[]);
+    let ids = f.registered();
+    f.set_workloads(&(workloads.to_owned() + &workload("other")));
+    f.setup_exits(0, &["--provider", "infisical"]);
+    assert_eq!(f.cached(), 2, "Podman's secret still needs its value");
+    assert_eq!(f.lookup(&ids["myapp--A"]).stdout, b"1");
+
+    assert!(f.podman.run(&["secret", "rm", "myapp--A"]).status.success());
+    f.setup_exits(0, &["--provider", "infisical", "--dry-run"]);
+    assert_eq!(f.cached(), 2);
+    let text = f.setup_exits(0, &["--provider", "infisical"]);
+    assert!(
+        text.contains("values of workload myapp leave the cache"),
+        "{text}"
+    );
+    assert_eq!(f.cached(), 1);
+    assert_eq!(f.lookup(&ids["other--A"]).stdout, b"2");
+    let text = f.setup_exits(0, &["--provider", "infisical"]);
+    assert!(!text.contains("leave the cache"), "{text}");
+}
+
+#[test]
+fn values_of_a_removed_workload_leave_the_cache_once_no_secret_refers_to_them() {
+    values_that_nobody_refers_to_go("");
+}
+
+#[test]
+fn values_of_a_workload_with_another_provider_leave_the_cache_once_no_secret_refers_to_them() {
+    values_that_nobody_refers_to_go("  myapp: {provider: local, secrets: []}\n");
+}
+
+#[test]
+fn secrets_of_a_removed_workload_stay_and_the_way_to_remove_them_is_told() {
+    let f = Fixture::new(&(workload("myapp") + &workload("other")));
+    f.set("/myapp", "A", "1");
+    f.set("/other", "A", "2");
+    f.setup_exits(0, &[]);
+    f.set_workloads(&workload("other"));
+    let text = f.setup_exits(0, &[]);
+    assert!(text.contains("`podman secret rm myapp--A`"), "{text}");
+    assert_eq!(names(&f), ["myapp--A", "other--A"]);
+}
+
 #[test]
 fn refresh_prunes_as_psi_setup_does() {
     let (f, _) = with_a_gone();
@@ -214,18 +314,22 @@ fn once_prune_after_has_passed_it_goes_although_a_container_uses_it() {
     assert_eq!(f.cached(), 1);
 }
 
+/// A container's systemctl does not reach the host's systemd, whose units name what they named.
 #[test]
-fn while_systemd_has_not_read_the_drop_ins_nothing_is_removed() {
-    let (f, _) = with_a_gone();
-    stop(&f, "myapp");
-    // The marker is taken away where there is no systemd that could be asked.
-    let marker = f.host.socket().with_file_name("setup.reload");
-    fs::create_dir(&marker).unwrap();
-    let report = report(&f, &["--prune-now"]);
-    let stays = &report["workloads"][0]["gone"][0]["stays"];
-    assert_eq!(stays, "systemd has not loaded the new drop-in yet");
-    assert_eq!((names(&f).len(), f.cached()), (2, 2));
-    fs::remove_dir(&marker).unwrap();
+fn where_systemd_is_not_reached_nothing_is_removed_until_it_is() {
+    let f = Fixture::new(&workload("myapp"));
+    f.set("/myapp", "A", "1");
+    f.set("/myapp", "B", "2");
+    f.setup_exits(0, &[]);
+    f.infisical.remove(PROJECT, "prod", "/myapp", "A");
+    f.host.set_systemctl(false);
+    for arguments in [&[][..], &[], &["--prune-now"]] {
+        let text = both(&f.setup(arguments));
+        let stays = "kept: myapp--A: systemd has not loaded the new drop-in yet";
+        assert!(text.contains(stays), "{text}");
+        assert_eq!((names(&f).len(), f.cached()), (2, 2));
+    }
+    f.host.set_systemctl(true);
     f.setup_exits(0, &[]);
     assert_eq!((names(&f).len(), f.cached()), (1, 1));
 }

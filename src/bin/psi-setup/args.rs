@@ -31,7 +31,8 @@ Examples:
   psi-setup --accept-removals myapp
       Most keys of myapp are gone on purpose.
   psi-setup --prune-now
-      A value was revoked: nothing may use it any more.
+      A value was revoked: nothing may use it any more. All that the providers no longer have
+      is removed, of every workload; --dry-run shows it first.
 
 Exit status:
   0   done
@@ -44,6 +45,8 @@ Exit status:
   76  something else than Podman or psi-serve answers on their sockets
   77  access denied
   78  the configuration has to be changed
+  69, 78, 1, 75
+      Where workloads end differently: the first of these that one of them gives.
 
 Files:
   /etc/psi/config.yaml

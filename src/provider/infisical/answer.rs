@@ -129,6 +129,12 @@ pub fn sort(at: &str, status: u16, wait: Option<Duration>, body: &[u8]) -> Failu
                 "make the machine identity a member of the project, with a role that may read this folder",
             ),
         ),
+        // What stands in front of a server that isn't up says so too, at a boot for instance.
+        (403 | 404, None) => Failure::transient(
+            error(Kind::Unreachable, "not an answer of Infisical").hint(
+                "see whether Infisical is up: what stands in front of it may answer so while it is not; if it is up, check providers.infisical.api_url",
+            ),
+        ),
         (401 | 403, _) => Failure::TokenRejected(
             error(Kind::Denied, "not accepted").hint(
                 "check in Infisical that the machine identity is still there and its tokens are not limited in uses",
@@ -225,7 +231,15 @@ mod tests {
             (404, json("NotFound", route), "final", Kind::NotFound),
             (404, json("Not Found", text), "final", Kind::NotFound),
             (404, json("GetSecretByName", text), "final", Kind::NotFound),
-            (404, "<html>MARK".to_owned(), "final", Kind::BadAnswer),
+            // A proxy in front of a server that isn't up yet.
+            (
+                404,
+                "404 page not found\n".to_owned(),
+                "transient",
+                Kind::Unreachable,
+            ),
+            (404, "<html>MARK".to_owned(), "transient", Kind::Unreachable),
+            (403, "<html>MARK".to_owned(), "transient", Kind::Unreachable),
             (400, json("BadRequest", text), "final", Kind::Config),
             (400, "MARK".to_owned(), "final", Kind::BadAnswer),
             (

@@ -1,7 +1,7 @@
 //! A host for PSI's programs: directories, a configuration, credentials, and psi-serve running
 //! with or without socket activation.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -33,7 +33,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// Empty directories, and a random credential `psi-cache-key`.
+    /// Empty directories, a random credential `psi-cache-key`, and a `systemctl` that has nothing
+    /// to do and succeeds.
     pub fn new() -> Self {
         let root = tempfile::tempdir().expect("a temporary directory");
         let host = Self { root };
@@ -42,12 +43,32 @@ impl Host {
             host.path("run"),
             host.systemd_dir(),
             host.credentials_dir(),
+            host.path("bin"),
         ] {
             fs::create_dir(&directory).expect("a directory");
             fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).expect("its mode");
         }
         host.set_credential(CACHE_KEY, &random_key());
+        host.set_systemctl(true);
         host
+    }
+
+    /// Whether `systemctl` succeeds from now on.
+    pub fn set_systemctl(&self, succeeds: bool) {
+        let program = self.path("bin").join("systemctl");
+        let code = u8::from(!succeeds);
+        fs::write(&program, format!("#!/bin/sh\nexit {code}\n")).expect("systemctl");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+    }
+
+    /// `$PATH` of every program: the host's own `systemctl`, then the test's.
+    pub fn search_path(&self) -> OsString {
+        let mut path = self.path("bin").into_os_string();
+        if let Some(rest) = std::env::var_os("PATH") {
+            path.push(":");
+            path.push(rest);
+        }
+        path
     }
 
     /// A path below the host's root.
@@ -121,7 +142,7 @@ impl Host {
     fn furnish(&self, command: &mut Command) {
         command
             .env_clear()
-            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .env("PATH", self.search_path())
             .env("PSI_CONFIG", self.config_file())
             .env("CREDENTIALS_DIRECTORY", self.credentials_dir())
             .stdin(Stdio::null());
