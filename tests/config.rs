@@ -696,6 +696,26 @@ fn a_workload_names_folders_of_configured_projects() {
 }
 
 #[test]
+fn two_workloads_can_not_write_the_drop_in_of_one_unit() {
+    let with = |units: [&str; 2]| {
+        let [first, second] = units;
+        format!(
+            "providers: {{local: }}\nworkloads:\n  a: {{provider: local{first}}}\n  b: {{provider: local{second}}}\n"
+        )
+    };
+    let second = ", unit: a.container";
+    let what = "workloads a and b have the same unit a.container";
+    refused(with(["", second]), "4:3", what, "Secret=b--KEY");
+    refused(
+        with([", unit: b.container", ""]),
+        "4:3",
+        "workloads a and b have the same unit b.container",
+        "one workload",
+    );
+    accepted(&with(["", ", unit: a@.container"]));
+}
+
+#[test]
 fn a_workload_name_can_be_part_of_a_podman_name_and_of_a_path() {
     let long = "a".repeat(101);
     for bad in ["../x", "a/b", "a b", "\"\"", ".x", "-x", "a--b", "é", &long] {

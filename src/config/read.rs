@@ -407,9 +407,28 @@ fn workloads(top: &Section<'_>, providers: &Providers) -> Result<BTreeMap<String
                 .hint("letters, digits, `_`, `.`, `-` and `@`, at most 100, beginning with a letter, digit or `_`, without `--`"));
         }
         let section = Section::open(&named.file, named.full(name), node)?;
-        workloads.insert(name.clone(), workload(section, name, providers)?);
+        let workload = workload(section, name, providers)?;
+        if let Some(other) = of_unit(&workloads, &workload.unit) {
+            return Err(shared_unit(&named, key.at, &workload.unit, [other, name]));
+        }
+        workloads.insert(name.clone(), workload);
     }
     Ok(workloads)
+}
+
+/// The workload that writes the drop-in of `unit`: each unit has one, of one workload.
+fn of_unit<'a>(workloads: &'a BTreeMap<String, Workload>, unit: &str) -> Option<&'a str> {
+    let mut named = workloads.iter();
+    let (name, _) = named.find(|(_, workload)| workload.unit == unit)?;
+    Some(name)
+}
+
+fn shared_unit(section: &Section<'_>, at: At, unit: &str, names: [&str; 2]) -> Error {
+    let [first, second] = names;
+    let what = format!("workloads {first} and {second} have the same unit {unit}");
+    section.file.error(at, what).hint(format!(
+        "list all in one workload; of two providers: give {second} a `unit` of its own and write `Secret={second}--KEY,type=env,target=KEY` into {unit} for each of its keys"
+    ))
 }
 
 fn is_workload_name(name: &str) -> bool {
