@@ -23,10 +23,8 @@ pub fn path(systemd_dir: &Path, unit: &str) -> PathBuf {
     systemd_dir.join(format!("{unit}.d")).join(FILE)
 }
 
-/// The text for a workload that is to have `secrets`.
-///
-/// Names are plain words, [`crate::setup::plan`] sees to that, and need no quotes.
-pub fn render(workload: &Workload, name: &str, secrets: &[Registration]) -> String {
+/// The text for a workload that is to have the secrets of these lines.
+pub fn render(workload: &Workload, name: &str, secrets: &[String]) -> String {
     let mut text =
         format!("# Written by psi-setup for workload {name}; changes are overwritten.\n");
     if !workload.depends_on.is_empty() {
@@ -37,11 +35,25 @@ pub fn render(workload: &Workload, name: &str, secrets: &[Registration]) -> Stri
     if !secrets.is_empty() {
         text.push_str("\n[Container]\n");
     }
-    for secret in secrets {
-        let (name, target) = (&secret.name, &secret.target);
-        text.push_str(&format!("Secret={name},type=env,target={target}\n"));
+    for line in secrets {
+        text.push_str(line);
+        text.push('\n');
     }
     text
+}
+
+/// The line for a secret.
+///
+/// Names are plain words, [`crate::setup::plan`] sees to that, and need no quotes.
+pub fn secret_line(secret: &Registration) -> String {
+    let (name, target) = (&secret.name, &secret.target);
+    format!("Secret={name},type=env,target={target}")
+}
+
+/// The lines for secrets in a drop-in, as they are.
+pub fn secret_lines(text: &str) -> Vec<String> {
+    let lines = text.lines().filter(|line| secret_name(line).is_some());
+    lines.map(str::to_owned).collect()
 }
 
 /// The names of the secrets in a drop-in that [`render`] made.
@@ -140,7 +152,7 @@ mod tests {
     #[test]
     fn a_drop_in_orders_the_unit_and_names_each_secret_once() {
         let units = workload(&["a.service", "b.service"]);
-        let secrets = [registration("A"), registration("B.c-D")];
+        let secrets = ["A", "B.c-D"].map(|target| secret_line(&registration(target)));
         let text = render(&units, "myapp", &secrets);
         assert_eq!(
             text,
@@ -151,6 +163,7 @@ mod tests {
              Secret=myapp--B.c-D,type=env,target=B.c-D\n"
         );
         assert_eq!(secret_names(&text), ["myapp--A", "myapp--B.c-D"]);
+        assert_eq!(secret_lines(&text), secrets);
     }
 
     #[test]
@@ -231,7 +244,8 @@ mod tests {
             let Some(workload) = configured(&name, &units) else {
                 return Err(TestCaseError::reject("not a valid configuration"));
             };
-            let secrets: Vec<Registration> = targets.iter().map(|t| registration(t)).collect();
+            let secrets: Vec<String> =
+                targets.iter().map(|t| secret_line(&registration(t))).collect();
             let text = render(&workload, &name, &secrets);
             let setting = |section: &str, key: &str, value: &str| {
                 (section.to_owned(), key.to_owned(), value.to_owned())

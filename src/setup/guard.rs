@@ -16,8 +16,8 @@ const FEW_KEYS: usize = 4;
 /// the terminating NUL included (execve(2)).
 const MAX_VARIABLE: usize = 131_072;
 
-/// Where keys go missing by mistake.
-const LOOK_AT_THE_FOLDER: &str = "look at the folder's path and the identity's permissions";
+/// Where keys of a folder go missing by mistake.
+pub const LOOK_AT_THE_FOLDER: &str = "look at the folder's path and the identity's permissions";
 
 /// What a workload's answer is checked against.
 pub struct Guard<'a> {
@@ -29,6 +29,8 @@ pub struct Guard<'a> {
     pub resolved: BTreeSet<&'a str>,
     /// Whether the administrator has said that keys and references may be missing.
     pub accept_removals: bool,
+    /// What to look at where keys are missing by mistake.
+    pub where_keys_are: &'static str,
 }
 
 impl Guard<'_> {
@@ -66,12 +68,12 @@ impl Guard<'_> {
             .collect();
         let had = self.before.len();
         if had > 0 && now.is_empty() {
-            let what = format!("the provider lists nothing where {had} keys were");
-            return Err(self.mistaken(what, LOOK_AT_THE_FOLDER));
+            let what = format!("nothing is listed where {had} keys were");
+            return Err(self.mistaken(what, self.where_keys_are));
         }
         if had >= FEW_KEYS && gone.len() * 2 > had {
             let what = format!("{} of {had} keys are gone: {}", gone.len(), gone.join(", "));
-            return Err(self.mistaken(what, LOOK_AT_THE_FOLDER));
+            return Err(self.mistaken(what, self.where_keys_are));
         }
         Ok(())
     }
@@ -152,6 +154,7 @@ mod tests {
             before: before.iter().map(String::as_str).collect(),
             resolved: BTreeSet::new(),
             accept_removals,
+            where_keys_are: LOOK_AT_THE_FOLDER,
         };
         guard.check(&found(&secrets))
     }
@@ -162,6 +165,7 @@ mod tests {
             before: Vec::new(),
             resolved: BTreeSet::new(),
             accept_removals: true,
+            where_keys_are: LOOK_AT_THE_FOLDER,
         };
         guard.check(&found(&[(key, value)]))
     }
@@ -198,6 +202,7 @@ mod tests {
                 before: vec!["myapp--A"],
                 resolved: resolved.iter().copied().collect(),
                 accept_removals,
+                where_keys_are: LOOK_AT_THE_FOLDER,
             };
             guard.check(&found(&[("A", value.as_bytes())]))
         };

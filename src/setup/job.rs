@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Scope, Workload, WorkloadSecrets};
 use crate::error::{Error, Kind, Result};
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, ProviderName};
 use crate::setup::discover::Listings;
 use crate::setup::dropin;
-use crate::setup::guard::Guard;
+use crate::setup::guard::{self, Guard};
 use crate::setup::outcome::{Drift, WorkloadReport};
 use crate::setup::plan::{self, Actual, Desired, Driver, Plan};
 use crate::setup::retire::Gone;
@@ -105,14 +105,22 @@ impl<'a> Job<'a> {
         accept_removals: bool,
         now: u64,
     ) {
+        if self.keeps_secrets() {
+            self.outcome = Ok(Plan::default());
+            return;
+        }
         self.outcome = listings.of(self.name, self.workload).and_then(|found| {
             let guard = Guard {
                 workload: self.name,
                 before: self.names_now(actual),
                 resolved: actual.resolved(self.name),
-                // Keys that config.yaml lists one by one are no mistake upstream.
-                accept_removals: accept_removals
-                    || matches!(self.workload.secrets, WorkloadSecrets::Keys(_)),
+                // Keys that config.yaml lists one by one are no mistake upstream; a list that is
+                // empty may be one.
+                accept_removals: accept_removals || lists_keys(self.workload),
+                where_keys_are: match self.workload.secrets {
+                    WorkloadSecrets::Keys(_) => "list its keys under `secrets:` in config.yaml",
+                    WorkloadSecrets::Sources(_) => guard::LOOK_AT_THE_FOLDER,
+                },
             };
             guard.check(&found)?;
             self.mappings = found.mappings;
@@ -132,6 +140,14 @@ impl<'a> Job<'a> {
     pub fn fail(&mut self, error: Error) {
         self.outcome = Err(error);
         self.is_served = false;
+    }
+
+    /// Whether its secrets are somebody else's business: a token's that are not listed.
+    fn keeps_secrets(&self) -> bool {
+        let WorkloadSecrets::Keys(keys) = &self.workload.secrets else {
+            return false;
+        };
+        self.workload.provider == ProviderName::NitrokeyHsm && keys.is_empty()
     }
 
     /// Whether anything of it may be removed: not while it keeps what it has.
@@ -155,10 +171,14 @@ impl<'a> Job<'a> {
     pub fn new_drop_in(&self) -> Option<String> {
         let plan = self.outcome.as_ref().ok()?;
         let is_empty = plan.registrations.is_empty() && self.workload.depends_on.is_empty();
-        if is_empty && self.drop_in_now.is_none() {
+        if is_empty && (self.drop_in_now.is_none() || self.keeps_secrets()) {
             return None;
         }
-        let text = dropin::render(self.workload, self.name, &plan.registrations);
+        let lines = match &self.drop_in_now {
+            Some(text) if self.keeps_secrets() => dropin::secret_lines(text),
+            _ => plan.registrations.iter().map(dropin::secret_line).collect(),
+        };
+        let text = dropin::render(self.workload, self.name, &lines);
         (self.drop_in_now.as_ref() != Some(&text)).then_some(text)
     }
 
@@ -174,16 +194,22 @@ impl<'a> Job<'a> {
             ));
         }
         report.drop_in_changes = drop_in_changes;
-        let repaired = self.outcome.is_ok();
+        let keeps_secrets = self.keeps_secrets();
+        let repaired = self.outcome.is_ok() && !keeps_secrets;
         report.drift = Drift::of(self.missing, repaired, &self.gone);
         report.gone = self.gone;
         report.gone.retain(|gone| !gone.is_unexpected);
         match self.outcome {
+            Ok(_) if keeps_secrets => {}
             Ok(plan) => report.planned(&plan, &self.before),
             Err(error) => report.failed(&error, self.is_served),
         }
         report
     }
+}
+
+fn lists_keys(workload: &Workload) -> bool {
+    matches!(&workload.secrets, WorkloadSecrets::Keys(keys) if !keys.is_empty())
 }
 
 fn has_unit(config: &Config, unit: &str) -> bool {

@@ -127,7 +127,7 @@ pub struct Registration {
 }
 
 /// What has to change for one workload.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Every secret it is to have, by name.
     pub registrations: Vec<Registration>,

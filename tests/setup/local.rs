@@ -221,3 +221,23 @@ fn while_the_cache_is_closed_no_value_is_said_to_be_missing() {
     f.setup_exits(0, &[]);
     assert_eq!(f.container_env("bootstrap")["DB_PASSWORD"], "here");
 }
+
+#[test]
+fn a_list_that_has_become_empty_changes_nothing_unless_that_is_accepted() {
+    let f = Fixture::new(&local("bootstrap", "{key: A}"));
+    put(&f, "A", b"v");
+    f.setup_exits(0, &[]);
+    let before = (f.drop_in_secrets("bootstrap"), f.registered());
+    f.set_workloads(&local("bootstrap", ""));
+    let text = f.setup_exits(1, &[]);
+    for words in [
+        "where 1 keys were",
+        "--accept-removals bootstrap",
+        "`secrets:`",
+    ] {
+        assert!(text.contains(words), "{text}");
+    }
+    assert_eq!((f.drop_in_secrets("bootstrap"), f.registered()), before);
+    f.setup_exits(0, &["--accept-removals", "bootstrap"]);
+    assert!(f.drop_in_secrets("bootstrap").is_empty());
+}
