@@ -29,6 +29,17 @@ pub struct Source {
     pub recursive: bool,
 }
 
+impl Source {
+    /// Whether it lists what is in the folder `path` of `project`.
+    pub fn covers(&self, project: &str, path: &str) -> bool {
+        let Some(path) = normalise_path(path).filter(|_| project == self.project) else {
+            return false;
+        };
+        let below = path.strip_prefix(self.path.trim_end_matches('/'));
+        path == self.path || (self.recursive && below.is_some_and(|rest| rest.starts_with('/')))
+    }
+}
+
 /// A folder's path in its one spelling: a leading slash, no trailing one, none doubled. Nothing
 /// if it has `.`, `..` or control characters in it.
 pub fn normalise_path(path: &str) -> Option<String> {
@@ -112,4 +123,26 @@ pub fn not_configured(config: &Config, name: ProviderName) -> Error {
 fn not_built(name: ProviderName) -> Error {
     let what = format!("provider {name} can't be used in this version");
     Error::new(Kind::Config, what).hint("the cache answers what was handed over")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_covers_its_folder_and_if_recursive_those_below() {
+        let covers = |source: &str, recursive, path| {
+            let source = Source {
+                project: "p".to_owned(),
+                path: source.to_owned(),
+                recursive,
+            };
+            assert!(!source.covers("another", path));
+            source.covers("p", path)
+        };
+        assert!(covers("/a", false, "/a") && covers("/a", true, "a/"));
+        assert!(!covers("/a", false, "/a/b") && covers("/a", true, "/a/b"));
+        assert!(!covers("/a", true, "/a2") && !covers("/a", true, "/"));
+        assert!(covers("/", true, "/a") && !covers("/", false, "/a"));
+    }
 }

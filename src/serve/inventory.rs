@@ -9,7 +9,7 @@ use crate::mapping::Mapping;
 use crate::secret::{SecretName, fits_variable, has_reference};
 use crate::serve::lookup::{Lookups, Missing};
 use crate::serve::sealed::State;
-use crate::wire::{Check, Checked, CheckedId, Prune, Trouble};
+use crate::wire::{Check, Checked, CheckedId, Folder, Prune, Trouble};
 
 /// An open cache at one moment.
 struct Inventory {
@@ -41,6 +41,7 @@ impl Inventory {
         let value = self.value(mapping);
         CheckedId {
             digest: Some(mapping.digest()),
+            folder: Folder::of(mapping),
             sealed: value.is_some(),
             unresolved: value.is_some_and(has_reference),
             owners: self.owners.of(&self.cache.keyer().entry_key(mapping)),
@@ -69,6 +70,7 @@ impl Lookups {
                 (Some(Ok(mapping)), Some(inventory)) => inventory.check(&mapping),
                 (Some(Ok(mapping)), None) => CheckedId {
                     digest: Some(mapping.digest()),
+                    folder: Folder::of(&mapping),
                     ..CheckedId::default()
                 },
                 _ => CheckedId::default(),

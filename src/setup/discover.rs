@@ -36,6 +36,8 @@ pub struct Found {
     pub mappings: BTreeMap<String, Mapping>,
     /// The values, to be handed over.
     pub entries: WorkloadEntries,
+    /// Its folders that have nothing.
+    pub empty: Vec<Source>,
 }
 
 impl Listings {
@@ -81,15 +83,22 @@ impl Listings {
             WorkloadSecrets::Keys(_) => return Err(not_built(name, workload.provider)),
         };
         let mut merged: BTreeMap<&str, &Discovered> = BTreeMap::new();
+        let mut empty = Vec::new();
         for source in sources {
             let listing = match self.folders.get(source) {
                 Some(Ok(listing)) => listing,
                 Some(Err(error)) => return Err(error.again()),
                 None => return Err(Error::new(Kind::Internal, "a listing broke off")),
             };
+            if listing.is_empty() {
+                empty.push(source.clone());
+            }
             merged.extend(listing.iter().map(|found| (found.key.as_str(), found)));
         }
-        Ok(Found::of(merged))
+        Ok(Found {
+            empty,
+            ..Found::of(merged)
+        })
     }
 }
 

@@ -1,13 +1,14 @@
 //! What must not come in: answers that look like a mistake upstream. Checked for each workload
 //! before anything of it is changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Kind, Result};
 use crate::mapping::MAX_MAPPING;
 use crate::secret::has_reference;
 use crate::setup::discover::Found;
 use crate::setup::plan::secret_name;
+use crate::wire::Folder;
 
 /// From this many keys up, losing more than half of them at once is taken for a mistake.
 const FEW_KEYS: usize = 4;
@@ -25,6 +26,8 @@ pub struct Guard<'a> {
     pub workload: &'a str,
     /// Names of the secrets that its containers start with now.
     pub before: Vec<&'a str>,
+    /// The folder of each secret that is registered, by its name.
+    pub folders: BTreeMap<&'a str, &'a Folder>,
     /// Names of the secrets whose last good value has no reference `${…}` in it.
     pub resolved: BTreeSet<&'a str>,
     /// Whether the administrator has said that keys and references may be missing.
@@ -41,6 +44,7 @@ impl Guard<'_> {
     pub fn check(&self, found: &Found) -> Result<()> {
         if !self.accept_removals {
             self.check_removals(found)?;
+            self.check_folders(found)?;
             self.check_references(found)?;
         }
         for ((target, mapping), entry) in found.mappings.iter().zip(&found.entries.entries) {
@@ -74,6 +78,29 @@ impl Guard<'_> {
         if had >= FEW_KEYS && gone.len() * 2 > had {
             let what = format!("{} of {had} keys are gone: {}", gone.len(), gone.join(", "));
             return Err(self.mistaken(what, self.where_keys_are));
+        }
+        Ok(())
+    }
+
+    /// A provider answers with nothing for a folder that is not there or not to be read. The keys
+    /// of other folders, which may have the same names, do not make up for it.
+    fn check_folders(&self, found: &Found) -> Result<()> {
+        for source in &found.empty {
+            let was_there = |name: &&&str| {
+                let folder = self.folders.get(**name);
+                folder.is_some_and(|folder| source.covers(&folder.project, &folder.path))
+            };
+            let gone: Vec<&str> = self.before.iter().filter(was_there).copied().collect();
+            if !gone.is_empty() {
+                let what = format!(
+                    "the folder {} of {} is empty where {} keys were: {}",
+                    source.path,
+                    source.project,
+                    gone.len(),
+                    gone.join(", ")
+                );
+                return Err(self.mistaken(what, self.where_keys_are));
+            }
         }
         Ok(())
     }
@@ -152,6 +179,7 @@ mod tests {
         let guard = Guard {
             workload: "myapp",
             before: before.iter().map(String::as_str).collect(),
+            folders: BTreeMap::new(),
             resolved: BTreeSet::new(),
             accept_removals,
             where_keys_are: LOOK_AT_THE_FOLDER,
@@ -163,6 +191,7 @@ mod tests {
         let guard = Guard {
             workload: "myapp",
             before: Vec::new(),
+            folders: BTreeMap::new(),
             resolved: BTreeSet::new(),
             accept_removals: true,
             where_keys_are: LOOK_AT_THE_FOLDER,
@@ -200,6 +229,7 @@ mod tests {
             let guard = Guard {
                 workload: "myapp",
                 before: vec!["myapp--A"],
+                folders: BTreeMap::new(),
                 resolved: resolved.iter().copied().collect(),
                 accept_removals,
                 where_keys_are: LOOK_AT_THE_FOLDER,

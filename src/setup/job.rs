@@ -113,6 +113,7 @@ impl<'a> Job<'a> {
             let guard = Guard {
                 workload: self.name,
                 before: self.names_now(actual),
+                folders: actual.folders(self.name),
                 resolved: actual.resolved(self.name),
                 // Keys that config.yaml lists one by one are no mistake upstream; a list that is
                 // empty may be one.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
 use crate::podman::Secret;
-use crate::wire::CheckedId;
+use crate::wire::{CheckedId, Folder};
 
 /// Label: the workload that a secret is for.
 pub const LABEL_WORKLOAD: &str = "psi.workload";
@@ -58,6 +58,15 @@ impl<'a> Actual<'a> {
         let id = |name: &str| self.ids.get(self.secrets.get(name)?.id.as_str());
         names
             .filter(|name| id(name).is_some_and(|id| id.sealed && !id.unresolved))
+            .collect()
+    }
+
+    /// The folder of each secret that is registered for `workload`, by its name.
+    pub fn folders(&self, workload: &str) -> BTreeMap<&str, &Folder> {
+        let names = self.names_of(workload).into_iter();
+        let id = |name: &str| self.ids.get(self.secrets.get(name)?.id.as_str());
+        names
+            .filter_map(|name| Some((name, id(name)?.folder.as_ref()?)))
             .collect()
     }
 

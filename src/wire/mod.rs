@@ -191,6 +191,8 @@ pub struct Checked {
 pub struct CheckedId {
     /// [`Mapping::digest`] of its mapping; nothing if it has none that is usable.
     pub digest: Option<String>,
+    /// The folder that its mapping names, if it names one.
+    pub folder: Option<Folder>,
     /// Whether its value is sealed in the cache.
     pub sealed: bool,
     /// Whether that value has a reference `${…}` in it, as the provider left it.
@@ -198,6 +200,25 @@ pub struct CheckedId {
     /// The workloads that own that value, each with the time since when its provider no longer
     /// has it, in seconds since 1970; 0 while it has.
     pub owners: BTreeMap<String, u64>,
+}
+
+/// A folder at a provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Folder {
+    /// The project's name in the configuration.
+    pub project: String,
+    /// Its path, as the mapping spells it.
+    pub path: String,
+}
+
+impl Folder {
+    /// The folder that `mapping` names, if it names one.
+    pub fn of(mapping: &Mapping) -> Option<Self> {
+        Some(Self {
+            project: mapping.get("project")?.to_owned(),
+            path: mapping.get("path")?.to_owned(),
+        })
+    }
 }
 
 /// `POST /cache/prune`: drop what the providers no longer have.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use psi::mapping::{Mapping, ProviderName};
 use psi::secret::SecretValue;
 use psi::wire::{
-    Checked, CheckedId, Counts, Entry, HandOver, HandedOver, Trouble, WorkloadEntries,
+    Checked, CheckedId, Counts, Entry, Folder, HandOver, HandedOver, Trouble, WorkloadEntries,
 };
 
 use crate::cases;
@@ -50,12 +50,14 @@ fn values_of(hand_over: &HandOver) -> Values {
 fn checked() -> impl Strategy<Value = Checked> {
     let id = (
         any::<Option<String>>(),
+        any::<Option<(String, String)>>(),
         any::<bool>(),
         any::<bool>(),
         btree_map(any::<String>(), any::<u64>(), 0..3),
     );
-    let id = id.prop_map(|(digest, sealed, unresolved, owners)| CheckedId {
+    let id = id.prop_map(|(digest, folder, sealed, unresolved, owners)| CheckedId {
         digest,
+        folder: folder.map(|(project, path)| Folder { project, path }),
         sealed,
         unresolved,
         owners,

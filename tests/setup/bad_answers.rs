@@ -160,3 +160,43 @@ fn an_answer_that_drips() {
     let said = ["workload bad", "no answer in the time there was", "next: "];
     changes_nothing(drip, 75, &said);
 }
+
+const MERGED: &str = "  merged: {secrets: [{project: myproject, path: /own}, {project: myproject, path: /shared, recursive: true}]}\n";
+
+#[test]
+fn a_folder_that_is_gone_among_others_changes_nothing_unless_that_is_accepted() {
+    let f = Fixture::new(MERGED);
+    for key in ["A", "B", "C", "D", "E"] {
+        f.set("/own", key, "own");
+    }
+    f.set("/shared/deep", "F", "shared");
+    f.setup_exits(0, &[]);
+    let before = f.drop_in_secrets("merged");
+    f.infisical.remove(PROJECT, "prod", "/shared/deep", "F");
+    let text = f.setup_exits(1, &[]);
+    for words in [
+        "/shared of myproject",
+        "merged--F",
+        "--accept-removals merged",
+    ] {
+        assert!(text.contains(words), "{text}");
+    }
+    assert_eq!(f.drop_in_secrets("merged"), before);
+    f.setup_exits(0, &["--accept-removals", "merged"]);
+    assert_eq!(f.drop_in_secrets("merged").len(), 5);
+    f.setup_exits(0, &[]);
+}
+
+#[test]
+fn no_other_folder_s_value_takes_the_place_of_one_whose_folder_is_gone() {
+    let f = Fixture::new(MERGED);
+    f.set("/own", "A", "own");
+    f.set("/shared", "A", "shared");
+    f.setup_exits(0, &[]);
+    f.infisical.remove(PROJECT, "prod", "/shared", "A");
+    let text = f.setup_exits(1, &[]);
+    assert!(text.contains("/shared of myproject"), "{text}");
+    assert_eq!(f.container_env("merged")["A"], "shared");
+    f.setup_exits(0, &["--accept-removals", "merged"]);
+    assert_eq!(f.container_env("merged")["A"], "own");
+}
