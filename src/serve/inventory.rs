@@ -80,6 +80,7 @@ impl Lookups {
         Ok(Checked {
             mappings: sealed(|_| true),
             variables: sealed(fits_variable),
+            resolved: sealed(|value| !has_reference(value)),
             ids: asked.ids.iter().map(check).collect(),
             workloads: workloads.map(str::to_owned).collect(),
             closed: is_closed.then(|| Trouble::from(&state.not_open())),

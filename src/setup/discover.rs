@@ -11,7 +11,7 @@ use crate::config::{Config, Workload, WorkloadSecrets};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
 use crate::provider::{Discovered, Provider, Source};
-use crate::secret::SecretValue;
+use crate::secret::{SecretValue, has_reference};
 use crate::setup::local::LocalValues;
 use crate::wire::{Entry, WorkloadEntries};
 
@@ -67,6 +67,13 @@ impl Listings {
             }
         }
         Self { folders, local }
+    }
+
+    /// Where each value is that has a reference `${…}` in it.
+    pub fn with_references(&self) -> Vec<Mapping> {
+        let listed = self.folders.values().flatten().flat_map(|l| l.iter());
+        let found = listed.filter(|found| has_reference(found.value.expose()));
+        found.map(|found| found.mapping.clone()).collect()
     }
 
     /// What `workload` is to have: a later folder wins over an earlier one.

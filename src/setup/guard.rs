@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Kind, Result};
-use crate::mapping::MAX_MAPPING;
+use crate::mapping::{MAX_MAPPING, Mapping};
 use crate::secret::has_reference;
 use crate::setup::discover::Found;
 use crate::setup::plan::secret_name;
@@ -30,6 +30,8 @@ pub struct Guard<'a> {
     pub folders: BTreeMap<&'a str, &'a Folder>,
     /// Names of the secrets whose last good value has no reference `${…}` in it.
     pub resolved: BTreeSet<&'a str>,
+    /// The same by where they are: a folder may be another workload's as well.
+    pub resolved_mappings: &'a BTreeSet<Mapping>,
     /// Whether the administrator has said that keys and references may be missing.
     pub accept_removals: bool,
     /// What to look at where keys are missing by mistake.
@@ -111,9 +113,11 @@ impl Guard<'_> {
         let values = found.mappings.keys().zip(&found.entries.entries);
         let lost = values
             .filter(|(_, entry)| has_reference(entry.value.expose()))
-            .map(|(target, _)| secret_name(self.workload, target))
-            .filter(|name| self.resolved.contains(name.as_str()));
-        let lost: Vec<String> = lost.collect();
+            .map(|(target, entry)| (secret_name(self.workload, target), &entry.mapping))
+            .filter(|(name, mapping)| {
+                self.resolved.contains(name.as_str()) || self.resolved_mappings.contains(mapping)
+            });
+        let lost: Vec<String> = lost.map(|(name, _)| name).collect();
         if lost.is_empty() {
             return Ok(());
         }
@@ -158,7 +162,7 @@ impl Guard<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mapping::{Mapping, ProviderName};
+    use crate::mapping::ProviderName;
     use crate::secret::SecretValue;
     use crate::wire::Entry;
 
@@ -181,6 +185,7 @@ mod tests {
             before: before.iter().map(String::as_str).collect(),
             folders: BTreeMap::new(),
             resolved: BTreeSet::new(),
+            resolved_mappings: &BTreeSet::new(),
             accept_removals,
             where_keys_are: LOOK_AT_THE_FOLDER,
         };
@@ -193,6 +198,7 @@ mod tests {
             before: Vec::new(),
             folders: BTreeMap::new(),
             resolved: BTreeSet::new(),
+            resolved_mappings: &BTreeSet::new(),
             accept_removals: true,
             where_keys_are: LOOK_AT_THE_FOLDER,
         };
@@ -231,6 +237,7 @@ mod tests {
                 before: vec!["myapp--A"],
                 folders: BTreeMap::new(),
                 resolved: resolved.iter().copied().collect(),
+                resolved_mappings: &BTreeSet::new(),
                 accept_removals,
                 where_keys_are: LOOK_AT_THE_FOLDER,
             };

@@ -115,6 +115,7 @@ impl<'a> Job<'a> {
                 before: self.names_now(actual),
                 folders: actual.folders(self.name),
                 resolved: actual.resolved(self.name),
+                resolved_mappings: &actual.resolved,
                 // Keys that config.yaml lists one by one are no mistake upstream; a list that is
                 // empty may be one.
                 accept_removals: accept_removals || lists_keys(self.workload),

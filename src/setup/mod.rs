@@ -104,7 +104,7 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
     let checked = serve.check(&ours).await?;
     let local = LocalValues::new(&ours.mappings, &checked);
     let now = retire::unix_time(SystemTime::now());
-    let actual = Actual::new(&secrets, &ids, checked.ids);
+    let mut actual = Actual::new(&secrets, &ids, checked.ids);
     let forget = retire::forgotten(config, &checked.workloads, &actual);
 
     let mut jobs = Vec::new();
@@ -120,6 +120,7 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
         |config: &Config, name| provider::open(config, name, &|c| credentials.read_or_open(c));
     let until = Instant::now() + patience;
     let listings = Listings::fetch(config, &workloads, local, &open, until).await;
+    actual.resolved = resolved(&serve, listings.with_references()).await?;
     for job in &mut jobs {
         let accepted = options.accept_removals.iter().any(|name| name == job.name);
         job.plan(&listings, &actual, &driver, accepted, now);
@@ -214,6 +215,21 @@ fn driver(config: &Config) -> Result<Driver> {
 fn shell_ids(secrets: &[Secret]) -> Vec<String> {
     let shell = secrets.iter().filter(|s| s.driver == "shell");
     shell.map(|s| s.id.clone()).collect()
+}
+
+/// Those of `mappings` whose last good value has no reference `${…}` in it.
+async fn resolved(serve: &Client, mappings: Vec<Mapping>) -> Result<BTreeSet<Mapping>> {
+    if mappings.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let asked = Check {
+        mappings,
+        ids: Vec::new(),
+    };
+    let checked = serve.check(&asked).await?;
+    let known = asked.mappings.into_iter().zip(checked.resolved);
+    let resolved = known.filter_map(|(mapping, is_resolved)| is_resolved.then_some(mapping));
+    Ok(resolved.collect())
 }
 
 /// What Podman has of ours for workloads that are not in the configuration any more: those that

@@ -35,6 +35,8 @@ pub struct Actual<'a> {
     pub secrets: BTreeMap<&'a str, &'a Secret>,
     /// What psi-serve knows of their ids.
     pub ids: BTreeMap<&'a str, CheckedId>,
+    /// Mappings, of those that were asked about, whose sealed value has no reference `${…}` in it.
+    pub resolved: BTreeSet<Mapping>,
 }
 
 impl<'a> Actual<'a> {
@@ -43,6 +45,7 @@ impl<'a> Actual<'a> {
         Self {
             secrets: secrets.iter().map(|s| (s.name.as_str(), s)).collect(),
             ids: asked.iter().map(String::as_str).zip(checked).collect(),
+            resolved: BTreeSet::new(),
         }
     }
 

@@ -177,6 +177,8 @@ pub struct Checked {
     pub mappings: Vec<bool>,
     /// Whether each mapping's value is sealed in the cache and can be a container's variable.
     pub variables: Vec<bool>,
+    /// Whether each mapping's value is sealed in the cache and has no reference `${…}` in it.
+    pub resolved: Vec<bool>,
     /// What each id stands for.
     pub ids: Vec<CheckedId>,
     /// The workloads that own something in the cache, now or before.

@@ -65,14 +65,16 @@ fn checked() -> impl Strategy<Value = Checked> {
     (
         vec(any::<bool>(), 0..5),
         vec(any::<bool>(), 0..5),
+        vec(any::<bool>(), 0..5),
         vec(id, 0..5),
         vec(any::<String>(), 0..3),
         any::<Option<(String, Option<String>)>>(),
     )
-        .prop_map(|(mappings, variables, ids, workloads, closed)| Checked {
+        .prop_map(|(mappings, variables, resolved, ids, workloads, closed)| Checked {
             closed: closed.map(|(what, next)| Trouble { what, next }),
             mappings,
             variables,
+            resolved,
             ids,
             workloads,
         })

@@ -200,3 +200,21 @@ fn no_other_folder_s_value_takes_the_place_of_one_whose_folder_is_gone() {
     f.setup_exits(0, &["--accept-removals", "merged"]);
     assert_eq!(f.container_env("merged")["A"], "own");
 }
+
+#[test]
+fn a_reference_that_one_workload_refuses_does_not_come_in_by_another() {
+    let of_a_folder =
+        |name: &str| format!("  {name}: {{secrets: [{{project: myproject, path: /shared}}]}}\n");
+    let f = Fixture::new(&of_a_folder("first"));
+    f.set("/shared", "A", "resolved");
+    f.setup_exits(0, &[]);
+    f.set("/shared", "A", "${GONE}");
+    f.set_workloads(&(of_a_folder("first") + &of_a_folder("second")));
+    let text = f.setup_exits(1, &[]);
+    assert!(text.contains("--accept-removals second"), "{text}");
+    assert_eq!(f.container_env("first")["A"], "resolved");
+    assert!(!f.drop_in("second").exists());
+    let both = ["--accept-removals", "first", "--accept-removals", "second"];
+    f.setup_exits(0, &both);
+    assert_eq!(f.container_env("second")["A"], "${GONE}");
+}
