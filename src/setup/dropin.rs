@@ -70,11 +70,12 @@ fn secret_name(line: &str) -> Option<&str> {
 /// # Errors
 /// [`Kind::Io`] naming the file.
 pub fn read(path: &Path) -> Result<Option<String>> {
-    let failed = |e| Error::io(format!("cannot read {}", path.display()), e);
+    const NEXT: &str = "move it away, then `psi-setup`";
+    let failed = |e| Error::io(format!("cannot read {}", path.display()), e).hint(NEXT);
     match fs::metadata(path) {
         Ok(meta) if meta.len() > MAX_FILE => {
             let what = format!("{} is no drop-in of PSI's", path.display());
-            return Err(Error::new(Kind::Io, what).hint("move it away, then `psi-setup`"));
+            return Err(Error::new(Kind::Io, what).hint(NEXT));
         }
         Ok(_) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),

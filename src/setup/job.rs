@@ -53,31 +53,35 @@ pub struct Job<'a> {
     /// What the drop-in named before this run and Podman did not have.
     missing: Vec<String>,
     has_unit: bool,
+    /// Why its drop-in can't be read.
+    unreadable: Option<Error>,
 }
 
 impl<'a> Job<'a> {
-    /// What is there of `workload` before anything is fetched.
-    ///
-    /// # Errors
-    /// [`Kind::Io`] if its drop-in can't be read.
+    /// What is there of `workload` before anything is fetched. A drop-in that can't be read is
+    /// what becomes of it.
     pub fn new(
         config: &Config,
         name: &'a str,
         workload: &'a Workload,
         actual: &Actual<'_>,
         driver: &Driver,
-    ) -> Result<Self> {
+    ) -> Self {
         let drop_in = dropin::path(&config.systemd_dir, &workload.unit);
-        let drop_in_now = dropin::read(&drop_in)?;
+        let (drop_in_now, unreadable) = match dropin::read(&drop_in) {
+            Ok(text) => (text, None),
+            Err(error) => (None, Some(error)),
+        };
         let before = drop_in_now.as_deref().map(dropin::secret_names);
         let before = before.unwrap_or_default();
         let missing = before.iter().filter(|n| !actual.secrets.contains_key(**n));
         let is_served = match (&workload.secrets, &drop_in_now) {
+            _ if unreadable.is_some() => false,
             (WorkloadSecrets::Keys(keys), None) => keys.is_empty(),
             (WorkloadSecrets::Sources(_), None) => false,
             (_, Some(_)) => before.iter().all(|n| actual.is_served(n, driver)),
         };
-        Ok(Self {
+        Self {
             name,
             workload,
             missing: missing.map(|&name| name.to_owned()).collect(),
@@ -93,7 +97,8 @@ impl<'a> Job<'a> {
             gone: Vec::new(),
             retired: 0,
             has_unit: has_unit(config, &workload.unit),
-        })
+            unreadable,
+        }
     }
 
     /// Checks what the providers have for it and compares it with what is there.
@@ -105,6 +110,10 @@ impl<'a> Job<'a> {
         accept_removals: bool,
         now: u64,
     ) {
+        if let Some(error) = self.unreadable.take() {
+            self.outcome = Err(error);
+            return;
+        }
         if self.keeps_secrets() {
             self.outcome = Ok(Plan::default());
             return;

@@ -109,7 +109,7 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
 
     let mut jobs = Vec::new();
     for (name, workload) in &workloads {
-        jobs.push(Job::new(config, name, workload, &actual, &driver)?);
+        jobs.push(Job::new(config, name, workload, &actual, &driver));
     }
     let patience = match jobs.iter().all(|job| job.is_served) {
         true => PATIENCE_WHEN_SERVED,

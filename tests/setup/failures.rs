@@ -48,6 +48,31 @@ fn a_name_that_podman_has_from_somebody_else_is_refused_for_that_workload_only()
 }
 
 #[test]
+fn a_drop_in_that_can_not_be_read_fails_its_workload_only() {
+    let f = Fixture::new(&(workload("bad") + &workload("good")));
+    f.set("/bad", "A", "1");
+    f.set("/good", "A", "2");
+    f.setup_exits(0, &[]);
+    let before = f.registered();
+    std::fs::remove_file(f.drop_in("bad")).unwrap();
+    std::fs::create_dir(f.drop_in("bad")).unwrap();
+    f.set("/good", "B", "3");
+    let text = f.setup_exits(1, &[]);
+    let file = f.drop_in("bad").display().to_string();
+    let said = [
+        "workload bad keeps what it has",
+        &file,
+        "next: move it away",
+    ];
+    let in_one = text
+        .lines()
+        .any(|line| said.iter().all(|words| line.contains(words)));
+    assert!(in_one, "{text}");
+    assert_eq!(f.registered()["bad--A"], before["bad--A"]);
+    assert_eq!(f.container_env("good")["B"], "3");
+}
+
+#[test]
 fn a_wrong_client_secret_is_told_without_showing_it() {
     let f = Fixture::new(&workload("myapp"));
     f.infisical
