@@ -70,14 +70,16 @@ fn checked() -> impl Strategy<Value = Checked> {
         vec(any::<String>(), 0..3),
         any::<Option<(String, Option<String>)>>(),
     )
-        .prop_map(|(mappings, variables, resolved, ids, workloads, closed)| Checked {
-            closed: closed.map(|(what, next)| Trouble { what, next }),
-            mappings,
-            variables,
-            resolved,
-            ids,
-            workloads,
-        })
+        .prop_map(
+            |(mappings, variables, resolved, ids, workloads, closed)| Checked {
+                closed: closed.map(|(what, next)| Trouble { what, next }),
+                mappings,
+                variables,
+                resolved,
+                ids,
+                workloads,
+            },
+        )
 }
 
 fn handed_over() -> impl Strategy<Value = HandedOver> {
