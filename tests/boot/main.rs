@@ -34,6 +34,7 @@ fn a_machine_is_set_up_and_lives_through_what_may_come() {
     tell![machine;
         story::the_readme_sets_it_up,
         story::what_the_readme_says_to_run_by_hand_runs,
+        story::the_setup_unit_writes_elsewhere_once_a_drop_in_says_so,
         story::the_units_are_what_systemd_expects,
         story::psi_serve_runs_as_its_own_user_and_owns_its_files,
         story::a_reboot_keeps_the_secrets,

@@ -77,6 +77,28 @@ fn configuration(readme: &str) -> String {
     readme.replace(server, "http://127.0.0.1:8080") + tpm
 }
 
+/// As docs/configuration.md has it for another `systemd_dir`.
+pub fn the_setup_unit_writes_elsewhere_once_a_drop_in_says_so(machine: &mut Machine) {
+    let configuration = machine.read("/etc/psi/config.yaml");
+    let elsewhere = format!("systemd_dir: /srv/quadlets\n{configuration}");
+    machine.rewrite("/etc/psi/config.yaml", &elsewhere);
+    machine
+        .run("systemctl cat psi-infisical-setup.service psi-secrets.service; mkdir /srv/quadlets");
+    let refused = machine.try_run("systemctl restart psi-infisical-setup.service");
+    assert!(!refused.status.success());
+    assert!(machine.journal().contains("`ReadWritePaths=`"));
+    let drop_in = "/etc/systemd/system/psi-infisical-setup.service.d/paths.conf";
+    machine.write(drop_in, "[Service]\nReadWritePaths=/srv/quadlets\n");
+    machine.run("systemctl daemon-reload && systemctl restart psi-infisical-setup.service");
+    machine.run("test -e /srv/quadlets/myapp.container.d/50-secrets.conf");
+
+    machine.rewrite("/etc/psi/config.yaml", &configuration);
+    machine.run(&format!(
+        "rm -r /srv/quadlets {drop_in} && systemctl daemon-reload"
+    ));
+    machine.run("systemctl restart psi-infisical-setup.service");
+}
+
 /// The directory and all in it is psi-serve's, though root's tools work there too.
 pub fn psi_serve_runs_as_its_own_user_and_owns_its_files(machine: &mut Machine) {
     let pid = machine.property("psi-secrets.service", "MainPID");
