@@ -24,7 +24,14 @@ pub fn assert_proper(error: &Error) {
     assert!(error.next_step().is_some(), "{error}");
 }
 
-/// The same of an error that says that data is not what was written.
+/// The message quotes a name, which is no secret, and escapes what does not belong into a line.
+pub fn assert_quoted(error: &Error) {
+    let told = format!("{error} {:?}", error.next_step());
+    assert!(!told.contains(char::is_control), "{told:?}");
+    assert!(error.next_step().is_some(), "{error}");
+}
+
+/// [`assert_proper`], of an error that says that data is not what was written.
 pub fn assert_damaged(error: &Error) {
     assert_eq!(error.kind(), Kind::Damaged, "{error}");
     assert_proper(error);

@@ -9,7 +9,7 @@ use hyper::Uri;
 use libfuzzer_sys::fuzz_target;
 use psi::secret::{LocalName, SecretId, SecretName};
 use psi::serve::target_parts;
-use psi_fuzz::assert_proper;
+use psi_fuzz::assert_quoted;
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(text) = std::str::from_utf8(data) {
@@ -32,7 +32,7 @@ fn check_names(text: &str) {
         Ok(id) => assert_eq!((id.as_str(), is_id), (text, true)),
         Err(error) => {
             assert!(!is_id);
-            assert_proper(&error);
+            assert_quoted(&error);
         }
     }
     match SecretName::parse(text) {
@@ -44,7 +44,7 @@ fn check_names(text: &str) {
         }
         Err(error) => {
             assert!(!is_id, "every id is a name");
-            assert_proper(&error);
+            assert_quoted(&error);
         }
     }
     match LocalName::parse(text) {
@@ -52,7 +52,7 @@ fn check_names(text: &str) {
             assert_eq!(name.as_str(), text);
             assert_file_name(text, 253);
         }
-        Err(error) => assert_proper(&error),
+        Err(error) => assert_quoted(&error),
     }
 }
 

@@ -177,7 +177,7 @@ pub fn no_such_slot(id: u32) -> Error {
 }
 
 /// Every slot that stays gets a new data key; one that does not open now could only be sealed to
-/// what runs now, which is for a person to decide. `staying` slots stay if `ids` go.
+/// what runs now, which is for a person to decide. So many are `staying` once `ids` are gone.
 fn has_to_open(slot: &Keyslot, ids: &[u32], staying: usize, error: Error) -> Error {
     let Keyslot { id, kind, .. } = slot;
     let repair = match kind {

@@ -77,9 +77,9 @@ impl<'a> Job<'a> {
         let missing = before.iter().filter(|n| !actual.secrets.contains_key(**n));
         let is_served = match (&workload.secrets, &drop_in_now) {
             _ if unreadable.is_some() => false,
-            (WorkloadSecrets::Keys(keys), None) => keys.is_empty(),
+            (WorkloadSecrets::Keys(keys), _) if before.is_empty() => keys.is_empty(),
             (WorkloadSecrets::Sources(_), None) => false,
-            (_, Some(_)) => before.iter().all(|n| actual.is_served(n, driver)),
+            _ => before.iter().all(|n| actual.is_served(n, driver)),
         };
         Self {
             name,
