@@ -49,7 +49,7 @@ impl Credential {
     /// delivers that, for the unit to start nonetheless.
     pub fn is_delivered(&self) -> bool {
         let file = self.delivered_file().and_then(|file| file.metadata().ok());
-        file.is_some_and(|file| file.len() > 0)
+        file.is_some_and(|file| !file.is_file() || file.len() > 0)
     }
 
     fn delivered_file(&self) -> Option<PathBuf> {

@@ -224,7 +224,8 @@ fn check_tells_what_could_be_answered_without_the_provider() {
     let b = "7d3a99958f421f51a5991cb1ad4ff21cfd4a17b033f2fce2a67e89804f8b575b";
     let id = |digest: Option<&str>, owners: serde_json::Value| {
         let sealed = owners != json!({});
-        json!({"digest": digest, "sealed": sealed, "unresolved": false, "owners": owners})
+        let folder = digest.map(|_| json!({"project": "p", "path": "/"}));
+        json!({"digest": digest, "folder": folder, "sealed": sealed, "unresolved": false, "owners": owners})
     };
     let answer = |a_is_sealed: bool, owners: serde_json::Value, workloads: &[&str]| {
         let ids = [
@@ -234,13 +235,14 @@ fn check_tells_what_could_be_answered_without_the_provider() {
             id(None, json!({})),
         ];
         let sealed = [a_is_sealed, false];
-        json!({"mappings": sealed, "variables": sealed, "ids": ids, "workloads": workloads})
+        json!({"mappings": sealed, "variables": sealed, "resolved": sealed, "ids": ids, "workloads": workloads})
     };
     assert_eq!(serve.check(&asked), answer(false, json!({}), &[]));
     assert_eq!(serve.hand_over(&[("app", &[("A", b"v")])]).status, 200);
     let owners = json!({"app": 0});
     assert_eq!(serve.check(&asked), answer(true, owners, &["app"]));
-    let nothing = json!({"mappings": [], "variables": [], "ids": [], "workloads": ["app"]});
+    let nothing =
+        json!({"mappings": [], "variables": [], "resolved": [], "ids": [], "workloads": ["app"]});
     assert_eq!(serve.check(&json!({})), nothing);
 }
 
