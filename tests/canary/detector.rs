@@ -1,9 +1,12 @@
 //! A leak is found, wherever it is: each is made once, on purpose.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+
+use psi_test_support::wait;
 
 use crate::dumps::dump_while_it_has;
 use crate::world::{SECRET, World};
@@ -85,6 +88,11 @@ fn in_the_environment_of_a_process_that_runs() {
     let value = world.value("the value");
     let mut running = world.start("psi-setup", Path::new("/bin/sleep"), &["60"]);
     let mut child = running.command.env("V", value).spawn().unwrap();
+    // In the middle of execve(2) it has neither.
+    let of_it = |file: &str| fs::read(format!("/proc/{}/{file}", child.id())).unwrap_or_default();
+    wait::until("start of the program", || {
+        of_it("cmdline").starts_with(b"/bin/sleep") && !of_it("environ").is_empty()
+    });
     world.look_at("psi-setup", child.id());
     child.kill().unwrap();
     child.wait().unwrap();
