@@ -1,7 +1,7 @@
 //! Man pages and shell completions of PSI's programs, from what their `--help` says.
 //!
 //! psi-serve, psi-setup and psi-cachectl have their command lines from clap, so theirs are asked
-//! for. psi-secret has no dependency: its help text is read instead.
+//! for. psi-secret does without clap: its help text is read instead.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
