@@ -46,9 +46,8 @@ impl Client {
     /// # Errors
     /// If the token's credential can't be read.
     pub fn of(config: &Config) -> Result<Self> {
-        let copy = |token: &SecretValue| SecretValue::new(token.expose().to_vec());
         let credential = Credentials::from_env().read_or_open("psi-socket-token")?;
-        let token = credential.or_else(|| config.socket_token.as_ref().map(copy));
+        let token = credential.or_else(|| config.socket_token.as_ref().map(SecretValue::copy));
         Self::new(&config.socket, token)
     }
 

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, Kind, Result};
 
-/// The bytes of a secret: wiped when dropped, never printed, copied or serialised.
+/// The bytes of a secret: wiped when dropped, never printed or serialised, copied only on request.
 ///
 /// There is no `Display`, `Clone` or `Serialize`; `Debug` shows `SecretValue(..)` and not even
 /// the length. The bytes leave only through [`SecretValue::expose`].
@@ -17,6 +17,12 @@ impl SecretValue {
     /// Takes over `bytes`, which are wiped when the value is dropped.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(Zeroizing::new(bytes))
+    }
+
+    /// The same bytes once more, wiped on their own.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(self.0.clone())
     }
 
     /// The bytes in clear, for the one call that needs them.

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use psi::cli::block_on;
 use psi::client::Client;
@@ -15,6 +15,7 @@ use psi::mapping::{Mapping, ProviderName};
 use psi::podman::NewSecret;
 use psi::secret::SecretValue;
 use psi::wire::{Check, Entry, HandOver, WorkloadEntries};
+use psi_test_support::done::Done;
 use psi_test_support::podman::Podman;
 use psi_test_support::psi::{Host, Service};
 use psi_test_support::swtpm::Swtpm;
@@ -184,48 +185,6 @@ impl TpmMachine {
         self.machine
             .host
             .set_credential("psi-cache-key", &self.key());
-    }
-}
-
-/// What a command said, and how it ended.
-#[derive(Debug)]
-struct Done {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Done {
-    fn of(output: Output) -> Self {
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-
-    #[track_caller]
-    fn ended(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{self:?}");
-        self
-    }
-
-    #[track_caller]
-    fn says(self, words: &[&str]) -> Self {
-        for word in words {
-            assert!(
-                self.stdout.contains(word) || self.stderr.contains(word),
-                "{word:?} is not in {self:?}"
-            );
-        }
-        self
-    }
-
-    #[track_caller]
-    fn never_says(self, secret: &str) -> Self {
-        let said = self.stdout.contains(secret) || self.stderr.contains(secret);
-        assert!(!said, "{secret:?} is in {self:?}");
-        self
     }
 }
 

@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use psi_test_support::done::Done;
 use psi_test_support::psi::{Host, Service, ask};
 use psi_test_support::wait;
 use rustix::fs::{OFlags, fcntl_setfl};
@@ -56,7 +57,7 @@ impl Machine {
     }
 
     fn run_with(&self, arguments: &[&str], stdin: &[u8]) -> Done {
-        Done::of(self.command(arguments), stdin)
+        Done::run(self.command(arguments), stdin)
     }
 
     fn put(&self, name: &str, value: &[u8]) -> Done {
@@ -82,58 +83,6 @@ impl Machine {
 
     fn cache_bytes(&self) -> Vec<u8> {
         fs::read(self.host.cache_file()).unwrap()
-    }
-}
-
-/// What a command said, and how it ended.
-#[derive(Debug)]
-struct Done {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Done {
-    fn of(mut command: Command, stdin: &[u8]) -> Self {
-        command.stdin(Stdio::piped());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        // It may have refused before it reads.
-        let _ = child.stdin.take().unwrap().write_all(stdin);
-        Self::end_of(child)
-    }
-
-    fn end_of(child: Child) -> Self {
-        let output = child.wait_with_output().unwrap();
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-
-    #[track_caller]
-    fn ended(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{self:?}");
-        self
-    }
-
-    #[track_caller]
-    fn says(self, words: &[&str]) -> Self {
-        for word in words {
-            assert!(self.has(word), "{word:?} is not in {self:?}");
-        }
-        self
-    }
-
-    #[track_caller]
-    fn never_says(self, text: &str) -> Self {
-        assert!(!self.has(text), "{text:?} is in {self:?}");
-        self
-    }
-
-    fn has(&self, text: &str) -> bool {
-        self.stdout.contains(text) || self.stderr.contains(text)
     }
 }
 
@@ -377,7 +326,7 @@ fn the_value_is_in_no_output_argument_log_or_file_in_clear() {
         command.args(["-f", "-s", "4096", "-e", "trace=execve,openat,mkdir", "-o"]);
         command.arg(&trace).arg(CACHECTL).args(["put", "A"]);
         command.env("PSI_LOG", "debug");
-        Done::of(command, CANARY.as_bytes())
+        Done::run(command, CANARY.as_bytes())
             .ended(0)
             .never_says(CANARY);
         assert!(!fs::read_to_string(&trace).unwrap().contains(CANARY));
@@ -458,7 +407,7 @@ fn what_is_typed_is_not_shown_and_its_newline_is_no_part_of_it() {
     let mut terminal = Terminal::new();
     let child = terminal.put(&m);
     terminal.type_in(format!("{CANARY}\n").as_bytes());
-    Done::end_of(child)
+    Done::of(child.wait_with_output().unwrap())
         .ended(0)
         .says(&["stored the local value A"])
         .never_says("newline");
@@ -486,7 +435,9 @@ fn an_interrupted_prompt_changes_nothing_and_leaves_the_terminal_as_it_was() {
     ] {
         let child = terminal.put(&m);
         terminal.type_in(keys);
-        Done::end_of(child).ended(1).says(&[says]);
+        Done::of(child.wait_with_output().unwrap())
+            .ended(1)
+            .says(&[says]);
         assert!(terminal.shows_what_is_typed(), "{says}");
         assert_eq!(m.cache_bytes(), before);
     }

@@ -42,14 +42,15 @@ impl Access {
     /// These rules in place of `before`, whose token stays good for an hour if it is another one.
     #[must_use]
     pub fn replacing(self, before: &Access) -> Self {
-        let copy = |token: &SecretValue| SecretValue::new(token.expose().to_vec());
         let old = match &before.token {
             Some(old) if self.token.as_ref().is_none_or(|t| !equal(t, old.expose())) => {
-                Some((copy(old), Instant::now()))
+                Some((old.copy(), Instant::now()))
             }
             _ => {
                 let earlier = before.old.lock().unwrap_or_else(PoisonError::into_inner);
-                earlier.as_ref().map(|(token, since)| (copy(token), *since))
+                earlier
+                    .as_ref()
+                    .map(|(token, since)| (token.copy(), *since))
             }
         };
         *self.old.lock().unwrap_or_else(PoisonError::into_inner) = old;

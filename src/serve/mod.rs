@@ -17,6 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::mapping::{ProviderName, Store};
 use crate::protector::Credential;
 use crate::provider::Provider;
+use crate::secret::SecretValue;
 use crate::systemd::{self, Credentials};
 
 mod access;
@@ -135,10 +136,7 @@ fn open_providers(config: &Config, environment: &Environment) -> Providers {
 }
 
 fn access(config: &Config, credentials: &Credentials) -> Result<Access> {
-    let configured = || {
-        let token = config.socket_token.as_ref();
-        token.map(|t| crate::secret::SecretValue::new(t.expose().to_vec()))
-    };
+    let configured = || config.socket_token.as_ref().map(SecretValue::copy);
     let credential = credentials.read("psi-socket-token")?;
     if credential
         .as_ref()

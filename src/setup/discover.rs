@@ -115,7 +115,7 @@ impl Found {
         for (key, secret) in merged {
             let mapping = secret.mapping.clone();
             found.mappings.insert(key.to_owned(), mapping.clone());
-            let value = copy(&secret.value);
+            let value = secret.value.copy();
             found.entries.entries.push(Entry { mapping, value });
         }
         found
@@ -155,16 +155,12 @@ fn agree_on_values<'a>(listings: impl DoubleEndedIterator<Item = &'a mut Vec<Dis
     let mut values: BTreeMap<Mapping, SecretValue> = BTreeMap::new();
     for found in listings.rev().flatten() {
         match values.get(&found.mapping) {
-            Some(value) => found.value = copy(value),
+            Some(value) => found.value = value.copy(),
             None => {
-                values.insert(found.mapping.clone(), copy(&found.value));
+                values.insert(found.mapping.clone(), found.value.copy());
             }
         }
     }
-}
-
-fn copy(value: &SecretValue) -> SecretValue {
-    SecretValue::new(value.expose().to_vec())
 }
 
 fn not_built(workload: &str, provider: ProviderName) -> Error {

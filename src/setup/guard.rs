@@ -177,31 +177,33 @@ mod tests {
         found
     }
 
+    static NONE: BTreeSet<Mapping> = BTreeSet::new();
+
+    fn guard<'a>(before: Vec<&'a str>, resolved: &[&'a str], accept_removals: bool) -> Guard<'a> {
+        Guard {
+            workload: "myapp",
+            before,
+            folders: BTreeMap::new(),
+            resolved: resolved.iter().copied().collect(),
+            resolved_mappings: &NONE,
+            accept_removals,
+            where_keys_are: LOOK_AT_THE_FOLDER,
+        }
+    }
+
     fn check(before: &[&str], now: &[&str], accept_removals: bool) -> Result<()> {
         let before: Vec<String> = before.iter().map(|k| secret_name("myapp", k)).collect();
         let secrets: Vec<(&str, &[u8])> = now.iter().map(|key| (*key, b"v".as_slice())).collect();
-        let guard = Guard {
-            workload: "myapp",
-            before: before.iter().map(String::as_str).collect(),
-            folders: BTreeMap::new(),
-            resolved: BTreeSet::new(),
-            resolved_mappings: &BTreeSet::new(),
+        let guard = guard(
+            before.iter().map(String::as_str).collect(),
+            &[],
             accept_removals,
-            where_keys_are: LOOK_AT_THE_FOLDER,
-        };
+        );
         guard.check(&found(&secrets))
     }
 
     fn check_value(key: &str, value: &[u8]) -> Result<()> {
-        let guard = Guard {
-            workload: "myapp",
-            before: Vec::new(),
-            folders: BTreeMap::new(),
-            resolved: BTreeSet::new(),
-            resolved_mappings: &BTreeSet::new(),
-            accept_removals: true,
-            where_keys_are: LOOK_AT_THE_FOLDER,
-        };
+        let guard = guard(Vec::new(), &[], true);
         guard.check(&found(&[(key, value)]))
     }
 
@@ -232,15 +234,7 @@ mod tests {
     #[test]
     fn a_reference_is_refused_only_where_the_last_value_had_none() {
         let check = |resolved: &[&'static str], value: &str, accept_removals| {
-            let guard = Guard {
-                workload: "myapp",
-                before: vec!["myapp--A"],
-                folders: BTreeMap::new(),
-                resolved: resolved.iter().copied().collect(),
-                resolved_mappings: &BTreeSet::new(),
-                accept_removals,
-                where_keys_are: LOOK_AT_THE_FOLDER,
-            };
+            let guard = guard(vec!["myapp--A"], resolved, accept_removals);
             guard.check(&found(&[("A", value.as_bytes())]))
         };
         let error = check(&["myapp--A"], "x ${B.MARK} y", false).unwrap_err();

@@ -36,7 +36,7 @@ fn a_lookup_is_answered_to_who_may_ask_and_told_to_nobody_else() {
     world
         .secret_with(&wrong, "lookup", &ids[0], b"")
         .ended(1)
-        .says("401");
+        .says(&["401"]);
     for (bad, mode) in [
         (world.token.clone(), 0o644),
         ("\u{e9}".to_owned() + &world.token, 0o600),
@@ -46,12 +46,12 @@ fn a_lookup_is_answered_to_who_may_ask_and_told_to_nobody_else() {
         world
             .secret_with(&bad, "lookup", &ids[0], b"")
             .ended(1)
-            .says("token file");
+            .says(&["token file"]);
     }
     world
         .secret("lookup", &"f".repeat(25), b"")
         .ended(1)
-        .says("404");
+        .says(&["404"]);
     // What somebody registers who takes a mapping for the value.
     let mistaken = world.value("a value instead of a mapping");
     world
@@ -170,7 +170,7 @@ fn a_provider_that_fails_a_lookup_is_not_quoted() {
     assert_eq!(lookup(&mut world).ended(0).stdout, marked);
     let listing = Identity::new("my-id", &world.secrets.client_secret).may_list(PROJECT, "/");
     world.infisical.add_identity(listing);
-    lookup(&mut world).ended(1).says("hidden");
+    lookup(&mut world).ended(1).says(&["hidden"]);
     world
         .infisical
         .add_identity(Identity::new("my-id", "another").may_read(PROJECT, "/"));

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use psi_test_support::done::{Answer, Done};
 use psi_test_support::infisical::{Identity, StandIn};
 use psi_test_support::marks::{Detector, Found, Kind, Marks};
 use psi_test_support::podman::write_program;
@@ -278,16 +279,12 @@ providers:
 
     /// A recovery key that was printed is a secret from now on.
     pub fn mark_recovery_key(&mut self, printed: &Done) -> String {
-        let is_group = |g: &str| g.len() == 8 && g.bytes().all(|b| b.is_ascii_alphanumeric());
-        let is_of_a_key =
-            |line: &&str| line.split('-').count() == 3 && line.split('-').all(is_group);
-        let lines: Vec<&str> = printed.stdout.lines().filter(is_of_a_key).collect();
-        assert_eq!(lines.len(), 3, "one recovery key");
-        let groups: Vec<&str> = lines.iter().flat_map(|line| line.split('-')).collect();
-        let pieces: Vec<&[u8]> = groups.iter().map(|group| group.as_bytes()).collect();
+        let key = printed.recovery_key();
+        let groups = key.split(['-', '\n']).filter(|group| !group.is_empty());
+        let pieces: Vec<&[u8]> = groups.map(str::as_bytes).collect();
         self.marks
             .add(Kind::RecoveryKey, "the recovery key", &pieces);
-        lines.join("\n") + "\n"
+        key
     }
 
     /// Every secret that is where it must not be, in words. All programs must have ended.
@@ -473,49 +470,5 @@ fn end_of(child: &mut Child, called: &str) -> ExitStatus {
             unreachable!("{called} did not end");
         }
         std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// What a command said, and how it ended.
-#[derive(Debug)]
-pub struct Done {
-    /// Nothing if a signal ended it.
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-impl Done {
-    #[track_caller]
-    pub fn ended(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "{self:?}");
-        self
-    }
-
-    #[track_caller]
-    pub fn says(self, words: &str) -> Self {
-        let text = self.stdout.clone() + &self.stderr;
-        assert!(text.contains(words), "{words:?} is not in {self:?}");
-        self
-    }
-}
-
-/// What psi-serve answered.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub body: Vec<u8>,
-}
-
-impl Answer {
-    #[track_caller]
-    pub fn ok(self) -> Vec<u8> {
-        let text = String::from_utf8_lossy(&self.body).into_owned();
-        assert_eq!(self.status, 200, "{text}");
-        self.body
-    }
-
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
     }
 }

@@ -4,8 +4,9 @@ use std::fs;
 use std::process::Command;
 
 use psi_test_support::disk::{Fault, SmallDisk};
+use psi_test_support::done::Done;
 
-use crate::fixture::{CACHECTL, Done, Machine};
+use crate::fixture::{CACHECTL, Machine};
 
 fn command(m: &Machine, arguments: &[&str]) -> Command {
     let mut command = m.host.command(CACHECTL);
@@ -31,14 +32,14 @@ fn struck(m: &Machine, fault: &Fault, arguments: &[&str]) -> Command {
 fn what_can_not_be_put_leaves_the_value_before_and_the_next_try_works() {
     let m = Machine::new();
     m.map();
-    let run = |arguments: &[&str], value: &[u8]| Done::of(command(&m, arguments), value);
+    let run = |arguments: &[&str], value: &[u8]| Done::run(command(&m, arguments), value);
     run(&["put", "A"], b"old").ended(0);
     let cache = m.cache().display().to_string();
     let mut faults = m.replacing("cache.enc");
     faults.push(m.making_durable());
     for fault in faults {
         for arguments in [["put", "A"], ["rm", "A"]] {
-            Done::of(struck(&m, &fault, &arguments), b"new")
+            Done::run(struck(&m, &fault, &arguments), b"new")
                 .ended(74)
                 .says(&[&cache, "next: "]);
         }
@@ -55,11 +56,11 @@ fn a_lock_that_can_not_be_made_names_its_path_and_nothing_is_done() {
     let m = Machine::new();
     let lock = m.host.state_dir().join(".lock").display().to_string();
     let fault = Fault::new("openat", "ENOSPC", m.host.state_dir());
-    Done::of(struck(&m, &fault, &["put", "A"]), b"v")
+    Done::run(struck(&m, &fault, &["put", "A"]), b"v")
         .ended(74)
         .says(&[&lock, "next: "]);
     assert_eq!(fs::read_dir(m.host.state_dir()).unwrap().count(), 0);
-    Done::of(command(&m, &["put", "A"]), b"v").ended(0);
+    Done::run(command(&m, &["put", "A"]), b"v").ended(0);
 }
 
 #[test]
@@ -69,12 +70,12 @@ fn an_init_that_fails_makes_nothing_and_the_next_one_works() {
     let mut faults = m.replacing("cache.enc");
     faults.push(m.making_durable());
     for fault in faults {
-        Done::of(struck(&m, &fault, &init), b"")
+        Done::run(struck(&m, &fault, &init), b"")
             .ended(74)
             .says(&["cache.enc", "next: "]);
         assert!(!m.cache().exists(), "{fault:?}");
     }
-    Done::of(command(&m, &init), b"").ended(0);
+    Done::run(command(&m, &init), b"").ended(0);
 }
 
 #[test]
@@ -89,7 +90,7 @@ fn a_key_that_can_not_be_sealed_leaves_no_file_and_the_next_init_works() {
         command.env("PSI_CONFIG", m.host.config_file());
         // The host's key, but not that of the machine that runs the test.
         command.env("SYSTEMD_CREDENTIAL_SECRET", m.host.path("host.secret"));
-        Done::of(command, b"")
+        Done::run(command, b"")
     };
     let path = sealed.display().to_string();
     let failing = |fault: Fault| {

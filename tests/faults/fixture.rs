@@ -1,14 +1,13 @@
 //! A host whose psi-serve has a good state to lose.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use psi_test_support::disk::Fault;
+use psi_test_support::done::Answer;
 use psi_test_support::psi::{Host, Service, ask};
 use psi_test_support::wait;
-use serde_json::{Value, json};
+use serde_json::json;
 
 pub const CACHECTL: &str = env!("CARGO_BIN_EXE_psi-cachectl");
 pub const SERVE: &str = env!("CARGO_BIN_EXE_psi-serve");
@@ -106,76 +105,5 @@ impl Machine {
         let entries = fs::read_dir(self.host.state_dir()).unwrap();
         let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.ends_with(".new")).collect()
-    }
-}
-
-/// What psi-serve answered.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub body: Vec<u8>,
-}
-
-impl Answer {
-    #[track_caller]
-    pub fn ok(self) -> Vec<u8> {
-        assert_eq!(self.status, 200, "{}", self.text());
-        self.body
-    }
-
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
-    }
-
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
-    /// An error that names `path` and a next step.
-    #[track_caller]
-    pub fn fails_on(&self, path: &Path) {
-        let text = self.text();
-        assert_eq!(self.status, 500, "{text}");
-        let answer = self.json();
-        let path = path.display().to_string();
-        assert!(answer["detail"].as_str().unwrap().contains(&path), "{text}");
-        assert!(!answer["hint"].as_str().unwrap().is_empty(), "{text}");
-    }
-}
-
-/// What a command said, and how it ended.
-#[derive(Debug)]
-pub struct Done {
-    pub code: i32,
-    pub text: String,
-}
-
-impl Done {
-    pub fn of(mut command: Command, stdin: &[u8]) -> Self {
-        command.stdin(Stdio::piped());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        // It may have failed before it reads.
-        let _ = child.stdin.take().unwrap().write_all(stdin);
-        let output = child.wait_with_output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            text: text(&output.stdout) + &text(&output.stderr),
-        }
-    }
-
-    #[track_caller]
-    pub fn ended(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{self:?}");
-        self
-    }
-
-    #[track_caller]
-    pub fn says(self, words: &[&str]) -> Self {
-        for word in words {
-            assert!(self.text.contains(word), "{word:?} is not in {self:?}");
-        }
-        self
     }
 }

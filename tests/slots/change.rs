@@ -4,7 +4,9 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::fixture::{Done, INIT, INIT_RECOVERY, Machine, SEALED, VERIFY};
+use psi_test_support::done::Done;
+
+use crate::fixture::{INIT, INIT_RECOVERY, Machine, SEALED, VERIFY};
 
 #[test]
 fn slots_are_listed_from_the_header_without_a_device() {

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use psi::cli::block_on;
 use psi::client::Client;
 use psi::mapping::{Mapping, ProviderName};
 use psi::secret::SecretValue;
 use psi::wire::{Entry, HandOver, HandedOver, WorkloadEntries};
+use psi_test_support::done::Done;
 use psi_test_support::infisical::{Identity, StandIn};
 use psi_test_support::psi::{Host, Service, ask};
 use psi_test_support::swtpm::Swtpm;
@@ -120,13 +120,7 @@ cache:
 
     /// With `stdin` for a recovery key.
     pub fn run_with(&self, arguments: &[&str], stdin: &str) -> Done {
-        let mut command = self.command(arguments);
-        command.stdin(Stdio::piped());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        // It may have refused before it reads.
-        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-        Done::of(child.wait_with_output().unwrap())
+        Done::run(self.command(arguments), stdin.as_bytes())
     }
 
     pub fn sealed_key(&self) -> PathBuf {
@@ -224,71 +218,4 @@ pub fn mapping() -> Mapping {
         ("key", "DB_PASSWORD"),
     ];
     Mapping::new(ProviderName::Infisical, fields)
-}
-
-/// What a command said, and how it ended.
-#[derive(Debug)]
-pub struct Done {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-impl Done {
-    pub fn of(output: Output) -> Self {
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-
-    #[track_caller]
-    pub fn ended(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{self:?}");
-        self
-    }
-
-    #[track_caller]
-    pub fn says(self, words: &[&str]) -> Self {
-        for word in words {
-            assert!(self.has(word), "{word:?} is not in {self:?}");
-        }
-        self
-    }
-
-    #[track_caller]
-    pub fn never_says(self, text: &str) -> Self {
-        assert!(!self.has(text), "{text:?} is in {self:?}");
-        self
-    }
-
-    fn has(&self, text: &str) -> bool {
-        self.stdout.contains(text) || self.stderr.contains(text)
-    }
-
-    /// The recovery key that was printed: three lines on standard output, and nowhere else.
-    #[track_caller]
-    pub fn recovery_key(&self) -> String {
-        let keys = self.recovery_keys();
-        assert_eq!(keys.len(), 1, "{self:?}");
-        keys[0].clone()
-    }
-
-    #[track_caller]
-    pub fn recovery_keys(&self) -> Vec<String> {
-        let lines: Vec<&str> = self.stdout.lines().filter(|l| is_of_a_key(l)).collect();
-        assert!(!self.stderr.lines().any(is_of_a_key), "{self:?}");
-        assert_eq!(lines.len() % 3, 0, "{self:?}");
-        lines
-            .chunks(3)
-            .map(|lines| lines.join("\n") + "\n")
-            .collect()
-    }
-}
-
-fn is_of_a_key(line: &str) -> bool {
-    let is_group =
-        |group: &str| group.len() == 8 && group.bytes().all(|b| b.is_ascii_alphanumeric());
-    line.split('-').count() == 3 && line.split('-').all(is_group)
 }

@@ -9,7 +9,9 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
-use crate::fixture::{Done, INIT_RECOVERY, Machine, RESEAL, SEALED, VERIFY};
+use psi_test_support::done::Done;
+
+use crate::fixture::{INIT_RECOVERY, Machine, RESEAL, SEALED, VERIFY};
 
 #[test]
 fn a_mistyped_key_is_named_by_its_group_and_changes_nothing() {

@@ -1,6 +1,7 @@
 //! What the tests and the demo run against.
 
 pub mod disk;
+pub mod done;
 pub mod goals;
 pub mod http;
 pub mod infisical;
