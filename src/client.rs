@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::mapping::ProviderName;
-use crate::secret::{LocalName, SecretValue};
+use crate::secret::{LocalName, SecretName, SecretValue};
 use crate::systemd::Credentials;
 use crate::unix_http;
 use crate::wire::{
@@ -104,6 +104,16 @@ impl Client {
     /// As [`Client::hand_over`]. Nothing is dropped then.
     pub async fn prune(&self, prune: &Prune) -> Result<Pruned> {
         self.post("/cache/prune", prune).await
+    }
+
+    /// The value that `name` stands for, as Podman's driver would get it.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if nothing has that name, [`Kind::Unreachable`] if its provider does not
+    /// give it, else as [`Client::hand_over`].
+    pub async fn lookup(&self, name: &SecretName) -> Result<SecretValue> {
+        let mut value = self.get(&format!("/lookup/{name}")).await?;
+        Ok(SecretValue::new(std::mem::take(&mut *value)))
     }
 
     /// Drops one value.

@@ -50,6 +50,8 @@ pub mod serve;
 pub mod setup;
 /// A cache made, and what opens it changed, whoever does it.
 pub mod slots;
+/// Secrets from standard input.
+pub mod stdin;
 /// What systemd gives a service, and what a service tells systemd.
 pub mod systemd;
 /// HTTP over a Unix socket.

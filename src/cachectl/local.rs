@@ -3,12 +3,12 @@
 use crate::cache::{Cache, MAX_LOCAL, check_local, no_place_for_local};
 use crate::cachectl::Outcome;
 use crate::cachectl::owner::{self, Owner};
-use crate::cachectl::stdin::{self, Given};
 use crate::config::{Config, WorkloadSecrets};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
 use crate::protector::Credential;
 use crate::secret::{LocalName, MAX_IN_VARIABLE, SecretValue, fits_variable};
+use crate::stdin::{self, Given};
 use crate::wire::{PutLocal, RemovedLocal};
 
 /// For `--help` and the man page, see [`crate::cli::manual`].

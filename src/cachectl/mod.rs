@@ -25,7 +25,6 @@ mod refresh;
 mod sealed_key;
 mod slots;
 mod status;
-mod stdin;
 
 /// What to do.
 #[derive(Debug, clap::Subcommand)]

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::cachectl::stdin;
 use crate::error::{Error, Kind, Result};
 use crate::protector::RecoveryKey;
+use crate::stdin;
 
 /// Symbols of a whole key: no further line is waited for.
 const SYMBOLS: usize = 72;

@@ -339,6 +339,16 @@ pub struct Workload {
     pub depends_on: Vec<String>,
     /// What it gets.
     pub secrets: WorkloadSecrets,
+    /// Whether what a token has opened is sealed in the cache too, for starts without the token.
+    pub cache: bool,
+}
+
+impl Workload {
+    /// Whether psi-setup hands its values over to be sealed in the cache. Local ones are in there
+    /// and nowhere else; those of a token stay out of it, unless it says otherwise.
+    pub fn is_handed_over(&self) -> bool {
+        matches!(self.secrets, WorkloadSecrets::Sources(_)) || self.cache
+    }
 }
 
 /// `workloads.<name>.secrets`

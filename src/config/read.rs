@@ -16,7 +16,7 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::mapping::ProviderName;
 use crate::provider::{self, Source};
-use crate::secret::{LocalName, quote_name};
+use crate::secret::{LocalName, SecretName, quote_name};
 
 /// The defaults that depend on who runs PSI.
 struct Defaults {
@@ -467,6 +467,7 @@ fn workload(section: Section<'_>, name: &str, providers: &Providers) -> Result<W
             ProviderName::Infisical => sources(&section, name, providers)?,
             ProviderName::NitrokeyHsm | ProviderName::Local => keys(&section, provider)?,
         },
+        cache: provider == ProviderName::NitrokeyHsm && section.flag("cache", false)?,
     };
     section.finish()?;
     Ok(workload)
@@ -598,9 +599,11 @@ fn keys(section: &Section<'_>, provider: ProviderName) -> Result<WorkloadSecrets
     for (i, node) in nodes.iter().enumerate() {
         let entry = Section::open(&section.file, section.full(&format!("secrets[{i}]")), node)?;
         let (at, key) = entry.required_text("key")?;
-        if provider == ProviderName::Local
-            && let Err(error) = LocalName::parse(key)
-        {
+        let named = match provider {
+            ProviderName::Local => LocalName::parse(key).map(drop),
+            _ => SecretName::parse(key).map(drop),
+        };
+        if let Err(error) = named {
             let what = format!("{}: {error}", entry.full("key"));
             let hint = error.next_step().unwrap_or_default();
             return Err(entry.file.error(at, what).hint(hint));

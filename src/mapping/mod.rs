@@ -2,11 +2,14 @@
 //!
 //! ```json
 //! {"provider": "infisical", "project": "myproject", "path": "/myapp", "key": "DB_HOST"}
+//! {"provider": "nitrokeyhsm", "blob": "<base64 of a hybrid envelope>"}
 //! ```
 
 use std::collections::BTreeMap;
 
 use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
@@ -79,6 +82,12 @@ impl Mapping {
     /// Where the local value `name` is.
     pub fn local(name: &LocalName) -> Self {
         Self::new(ProviderName::Local, [("key", name.as_str())])
+    }
+
+    /// A value that was sealed for a token: `envelope` is all there is of it.
+    pub fn sealed_for_token(envelope: &[u8]) -> Self {
+        let blob = BASE64.encode(envelope);
+        Self::new(ProviderName::NitrokeyHsm, [("blob", &blob)])
     }
 
     /// Reads a mapping from JSON.

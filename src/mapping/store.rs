@@ -62,8 +62,29 @@ impl Store {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(failed(e.into())),
         }
+        Self::at(state_dir).map_err(failed)
+    }
+
+    /// Opens `state_dir` for a tool of root's, which never makes it: it has to be psi-serve's own.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is none yet, [`Kind::Io`] naming it.
+    pub fn open_existing(state_dir: &Path) -> Result<Self> {
+        let shown = state_dir.display();
+        Self::at(state_dir).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                let what = format!("there is no state directory {shown} yet");
+                Error::new(Kind::NotFound, what).hint(
+                    "`systemctl start psi-secrets.socket psi-secrets.service` makes it, for psi-serve's user",
+                )
+            }
+            _ => Error::io(format!("cannot open {shown}"), e).hint("run it as root"),
+        })
+    }
+
+    fn at(state_dir: &Path) -> io::Result<Self> {
         Ok(Self {
-            directory: Directory::open(state_dir).map_err(failed)?,
+            directory: Directory::open(state_dir)?,
             path: state_dir.to_owned(),
             writing: Mutex::new(()),
         })
@@ -108,13 +129,24 @@ impl Store {
     /// there before is then still there, unless the disk failed in the very last step.
     pub fn put(&self, id: &SecretId, mapping: &[u8]) -> Result<()> {
         Mapping::parse(mapping)?;
+        self.write(id.as_str(), mapping)
+    }
+
+    /// The same for a mapping that is kept by name.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if it cannot be written.
+    pub fn put_named(&self, name: &SecretName, mapping: &Mapping) -> Result<()> {
+        self.write(name.as_str(), &mapping.canonical())
+    }
+
+    fn write(&self, name: &str, mapping: &[u8]) -> Result<()> {
         let _writing = self.start_writing();
         let mode = Mode::RUSR | Mode::WUSR;
-        let name = id.as_str().as_ref();
         self.directory
-            .replace(name, &[mapping], mode, Owner::OfDirectory)
+            .replace(name.as_ref(), &[mapping], mode, Owner::OfDirectory)
             .and_then(|()| self.directory.sync())
-            .map_err(|e| self.failed("write", id.as_str(), e))
+            .map_err(|e| self.failed("write", name, e))
     }
 
     fn start_writing(&self) -> MutexGuard<'_, ()> {

@@ -13,6 +13,7 @@ use crate::mapping::{Mapping, ProviderName};
 use crate::provider::{Discovered, Provider, Source};
 use crate::secret::{SecretValue, has_reference};
 use crate::setup::local::LocalValues;
+use crate::setup::token::TokenSecrets;
 use crate::wire::{Entry, WorkloadEntries};
 
 /// Listings that are asked for at once.
@@ -23,10 +24,11 @@ pub type OpenProvider<'a> = &'a dyn Fn(&Config, ProviderName) -> Result<Box<dyn 
 
 type Listing = Result<Arc<Vec<Discovered>>, Arc<Error>>;
 
-/// What the providers have for the folders that were asked for, and what was put by hand.
+/// What the providers have for the folders that were asked for, and what was put or stored by hand.
 pub struct Listings {
     folders: BTreeMap<Source, Listing>,
     local: LocalValues,
+    token: TokenSecrets,
 }
 
 /// What a workload is to have, by the name of the variable.
@@ -45,7 +47,7 @@ impl Listings {
     pub async fn fetch(
         config: &Config,
         workloads: &BTreeMap<&str, &Workload>,
-        local: LocalValues,
+        (local, token): (LocalValues, TokenSecrets),
         open: OpenProvider<'_>,
         until: Instant,
     ) -> Self {
@@ -66,7 +68,11 @@ impl Listings {
                 }
             }
         }
-        Self { folders, local }
+        Self {
+            folders,
+            local,
+            token,
+        }
     }
 
     /// Where each value is that has a reference `${…}` in it.
@@ -87,7 +93,7 @@ impl Listings {
             WorkloadSecrets::Keys(keys) if workload.provider == ProviderName::Local => {
                 return self.local.of(name, keys);
             }
-            WorkloadSecrets::Keys(_) => return Err(not_built(name, workload.provider)),
+            WorkloadSecrets::Keys(keys) => return self.token.of(name, workload, keys),
         };
         let mut merged: BTreeMap<&str, &Discovered> = BTreeMap::new();
         let mut empty = Vec::new();
@@ -161,14 +167,6 @@ fn agree_on_values<'a>(listings: impl DoubleEndedIterator<Item = &'a mut Vec<Dis
             }
         }
     }
-}
-
-fn not_built(workload: &str, provider: ProviderName) -> Error {
-    Error::new(
-        Kind::Config,
-        format!("workload {workload}: secrets of provider {provider} can't be registered by this version"),
-    )
-    .hint("remove its `secrets:`, or the workload, from config.yaml")
 }
 
 #[cfg(test)]

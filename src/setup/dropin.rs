@@ -138,6 +138,7 @@ mod tests {
             unit: "myapp.container".to_owned(),
             depends_on: depends_on.iter().map(|&unit| unit.to_owned()).collect(),
             secrets: WorkloadSecrets::Keys(Vec::new()),
+            cache: false,
         }
     }
 

@@ -75,10 +75,15 @@ impl<'a> Job<'a> {
         let before = drop_in_now.as_deref().map(dropin::secret_names);
         let before = before.unwrap_or_default();
         let missing = before.iter().filter(|n| !actual.secrets.contains_key(**n));
+        let is_tokens = workload.provider == ProviderName::NitrokeyHsm;
         let is_served = match (&workload.secrets, &drop_in_now) {
             _ if unreadable.is_some() => false,
             (WorkloadSecrets::Keys(keys), _) if before.is_empty() => keys.is_empty(),
             (WorkloadSecrets::Sources(_), None) => false,
+            // Its values need the token at their first lookup, whatever psi-setup does.
+            (WorkloadSecrets::Keys(_), _) if is_tokens && !workload.cache => {
+                before.iter().all(|n| actual.is_registered(n, driver))
+            }
             _ => before.iter().all(|n| actual.is_served(n, driver)),
         };
         Self {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::info;
 
 use crate::client::Client;
-use crate::config::{self, Config, Environment, Workload, WorkloadSecrets};
+use crate::config::{self, Config, Environment, Workload};
 use crate::error::{Error, Kind, Result};
 use crate::lock::Lock;
 use crate::mapping::{Mapping, ProviderName};
@@ -29,6 +29,7 @@ mod plan;
 mod reload;
 mod report;
 mod retire;
+mod token;
 
 pub use outcome::{Drift, Failure, WorkloadReport};
 pub use report::Report;
@@ -40,6 +41,7 @@ use local::LocalValues;
 use plan::{Action, Actual, Driver, Plan};
 use reload::PendingReload;
 use retire::Rules;
+use token::TokenSecrets;
 
 /// How long a provider that is down is asked again while something is missing.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -103,6 +105,7 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
     };
     let checked = serve.check(&ours).await?;
     let local = LocalValues::new(&ours.mappings, &checked);
+    let mut token = TokenSecrets::read(config, &workloads)?;
     let now = retire::unix_time(SystemTime::now());
     let mut actual = Actual::new(&secrets, &ids, checked.ids);
     let forget = retire::forgotten(config, &checked.workloads, &actual);
@@ -119,7 +122,9 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
     let open =
         |config: &Config, name| provider::open(config, name, &|c| credentials.read_or_open(c));
     let until = Instant::now() + patience;
-    let listings = Listings::fetch(config, &workloads, local, &open, until).await;
+    token.fetch_values(&serve, &workloads).await;
+    let stored = token.strangers(&actual);
+    let listings = Listings::fetch(config, &workloads, (local, token), &open, until).await;
     actual.resolved = resolved(&serve, listings.with_references()).await?;
     for job in &mut jobs {
         let accepted = options.accept_removals.iter().any(|name| name == job.name);
@@ -131,8 +136,14 @@ pub async fn run(config: &Config, options: &Options) -> Result<Report> {
     report
         .notes
         .extend(strangers(config, &checked.workloads, &actual, &driver));
-    let leaves =
-        |name| format!("the values of workload {name} leave the cache: nothing refers to them");
+    report.notes.extend(stored);
+    let leaves = |name: &String| {
+        let why = match config.workloads.contains_key(name) {
+            true => "its provider does not hand them over",
+            false => "nothing refers to them",
+        };
+        format!("the values of workload {name} leave the cache: {why}")
+    };
     report.notes.extend(forget.iter().map(leaves));
     if !options.dry_run {
         hand_over(&serve, &mut jobs, &mut report).await;
@@ -269,7 +280,7 @@ async fn hand_over(serve: &Client, jobs: &mut [Job<'_>], report: &mut Report) {
     let mut by_provider: BTreeMap<ProviderName, HandOver> = BTreeMap::new();
     for job in jobs.iter_mut() {
         let entries = std::mem::take(&mut job.entries);
-        if job.outcome.is_ok() && matches!(job.workload.secrets, WorkloadSecrets::Sources(_)) {
+        if job.outcome.is_ok() && job.workload.is_handed_over() {
             let hand_over = by_provider.entry(job.workload.provider).or_default();
             hand_over.workloads.insert(job.name.to_owned(), entries);
         }

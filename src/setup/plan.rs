@@ -101,9 +101,18 @@ impl<'a> Actual<'a> {
     /// Whether the secret called `name` is registered as `driver` has it and its value is
     /// sealed in the cache.
     pub fn is_served(&self, name: &str, driver: &Driver) -> bool {
+        self.stands(name, driver, |id| id.sealed)
+    }
+
+    /// Whether the secret called `name` is registered as `driver` has it, with a mapping.
+    pub fn is_registered(&self, name: &str, driver: &Driver) -> bool {
+        self.stands(name, driver, |id| id.digest.is_some())
+    }
+
+    fn stands(&self, name: &str, driver: &Driver, is_good: fn(&CheckedId) -> bool) -> bool {
         self.secrets.get(name).is_some_and(|secret| {
-            let sealed = self.ids.get(secret.id.as_str()).is_some_and(|id| id.sealed);
-            sealed && secret.options == driver.options
+            let id = self.ids.get(secret.id.as_str());
+            id.is_some_and(is_good) && secret.options == driver.options
         })
     }
 }

@@ -10,8 +10,9 @@ use serde::Serialize;
 use tracing::info;
 
 use crate::client::Client;
-use crate::config::{Config, WorkloadSecrets};
+use crate::config::{Config, Workload};
 use crate::error::Result;
+use crate::mapping::ProviderName;
 use crate::podman::{Container, Podman, Secret};
 use crate::setup::job::Job;
 use crate::setup::plan::{Actual, Driver, is_made_by};
@@ -167,14 +168,16 @@ pub async fn decide(podman: &Podman, jobs: &mut [Job<'_>], rules: &Rules) -> Opt
 }
 
 /// The workloads in the cache that get values from no provider any more, since they are not
-/// configured or get local ones, and whose values none of Podman's secrets stands for.
+/// configured or get local ones, and whose values none of Podman's secrets stands for; and those of
+/// a token that keep its values out of the cache.
 pub fn forgotten(config: &Config, cached: &[String], actual: &Actual<'_>) -> Vec<String> {
-    let is_fed = |name: &str| {
-        let workload = config.workloads.get(name);
-        workload.is_some_and(|w| matches!(w.secrets, WorkloadSecrets::Sources(_)))
-    };
+    let workload = |name: &str| config.workloads.get(name);
+    let is_fed = |name: &str| workload(name).is_some_and(Workload::is_handed_over);
+    let has_token =
+        |name: &str| workload(name).is_some_and(|w| w.provider == ProviderName::NitrokeyHsm);
     let names = cached.iter().map(String::as_str);
-    let forgotten = names.filter(|name| !is_fed(name) && !actual.needs(name, is_fed));
+    let forgotten =
+        names.filter(|name| !is_fed(name) && (has_token(name) || !actual.needs(name, is_fed)));
     forgotten.map(str::to_owned).collect()
 }
 

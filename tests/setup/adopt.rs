@@ -5,7 +5,7 @@ use std::fs;
 use crate::fixture::{DRIVER, Fixture, both, workload};
 
 /// As the Python program registered it: commands of its own, a mapping with blanks, no labels.
-fn register_as_before(f: &Fixture, name: &str, mapping: &str) {
+pub fn register_as_before(f: &Fixture, name: &str, mapping: &str) {
     let file = f.host.path("mapping");
     fs::write(&file, mapping).unwrap();
     let old = |verb: &str| {
@@ -75,29 +75,4 @@ fn a_mapping_that_was_lost_is_registered_again() {
     assert!(!f.lookup(&id).status.success());
     f.setup_exits(0, &[]);
     assert_eq!(f.container_env("myapp")["A"], "1");
-}
-
-#[test]
-fn secrets_of_a_token_that_are_not_listed_stay_in_podman_and_in_the_drop_in() {
-    let token = "  token: {provider: nitrokeyhsm, depends_on: [pcscd.service]}\n";
-    let f = Fixture::new("");
-    f.set_workloads(token);
-    let config = fs::read_to_string(f.host.config_file()).unwrap();
-    let config = config.replace("providers:\n", "providers:\n  nitrokeyhsm: {}\n");
-    fs::write(f.host.config_file(), config).unwrap();
-    let sealed = r#"{"provider": "nitrokeyhsm", "data": "AAAA"}"#;
-    register_as_before(&f, "token--A", sealed);
-    register_as_before(&f, "token--B", sealed);
-    let line = "token--A,type=mount,target=/run/a";
-    fs::create_dir(f.drop_in("token").parent().unwrap()).unwrap();
-    fs::write(f.drop_in("token"), format!("[Container]\nSecret={line}\n")).unwrap();
-    let before = f.registered();
-    for arguments in [&["--dry-run"] as &[&str], &[], &[], &["--prune-now"]] {
-        let text = f.setup_exits(0, arguments);
-        assert!(!text.contains("token--"), "{text}");
-        assert_eq!(f.registered(), before);
-        assert_eq!(f.drop_in_secrets("token"), [line]);
-    }
-    let drop_in = fs::read_to_string(f.drop_in("token")).unwrap();
-    assert!(drop_in.contains("After=pcscd.service"), "{drop_in}");
 }

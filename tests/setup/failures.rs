@@ -192,21 +192,6 @@ fn a_provider_or_workload_that_is_not_there_is_named_with_those_that_are() {
 }
 
 #[test]
-fn secrets_of_a_provider_that_is_not_built_fail_alone() {
-    let f = Fixture::new(&workload("myapp"));
-    let hsm = "  token: {provider: nitrokeyhsm, secrets: [{key: A}]}\n";
-    f.set_workloads(&(hsm.to_owned() + &workload("myapp")));
-    let config = std::fs::read_to_string(f.host.config_file()).unwrap();
-    let config = config.replace("providers:\n", "providers:\n  nitrokeyhsm: {}\n");
-    std::fs::write(f.host.config_file(), config).unwrap();
-    f.set("/myapp", "A", "1");
-    let text = f.setup_exits(78, &[]);
-    assert!(text.contains("workload token"), "{text}");
-    assert_eq!(f.container_env("myapp")["A"], "1");
-    assert!(f.setup(&["--provider", "infisical"]).status.success());
-}
-
-#[test]
 fn a_report_that_nobody_reads_is_a_failure() {
     let f = Fixture::new(&workload("myapp"));
     f.set("/myapp", "A", "1");

@@ -11,3 +11,4 @@ mod fixture;
 mod local;
 mod refresh;
 mod retire;
+mod token;
