@@ -14,6 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Config, Environment};
 use crate::error::{Error, Kind, Result};
+use crate::pkcs11;
 
 /// The options that every program has.
 #[derive(Clone, Debug, clap::Args)]
@@ -148,16 +149,18 @@ pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 
 /// The exit status of a program. An error is said once, with its next step.
 pub fn exit(program: &str, outcome: Result<u8>) -> ExitCode {
-    match outcome {
-        Ok(code) => code.into(),
+    let code = match outcome {
+        Ok(code) => code,
         Err(error) => {
             match error.next_step() {
                 Some(hint) => tracing::error!("{program}: {}; next: {hint}", one_line(&error)),
                 None => tracing::error!("{program}: {}", one_line(&error)),
             }
-            error.exit_code().into()
+            error.exit_code()
         }
-    }
+    };
+    pkcs11::leave(code);
+    code.into()
 }
 
 /// The error's text on one line: what comes from outside must not move the cursor or start a

@@ -36,6 +36,8 @@ pub mod lock;
 pub mod locked;
 /// Where a secret's value is: the only thing Podman's store holds.
 pub mod mapping;
+/// A private key on a PKCS#11 token.
+pub mod pkcs11;
 /// Podman's secrets, over its REST API.
 pub mod podman;
 /// What can open the sealed cache.

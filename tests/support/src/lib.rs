@@ -11,6 +11,7 @@ pub mod podman;
 pub mod proxy;
 pub mod psi;
 pub mod swtpm;
+pub mod token;
 pub mod trace;
 pub mod vectors;
 pub mod wait;
