@@ -64,14 +64,22 @@ man completions:
 # Each in the place where it is searched for, with the programs' paths in the units. Programs built
 # elsewhere: `make -o build install PROGRAMS=DIRECTORY`.
 PROGRAMS ?= target/release
+SYSTEMD = $(DESTDIR)$(PREFIX)/lib/systemd
+# What not every machine needs: kept in PREFIX/share/psi, with the quadlets.
+OPTIONAL = units/tpm units/hsm units/migrated-key units/before-254 units/containers.conf.d
 
 install: build
 	for program in psi-serve psi-setup psi-cachectl psi-secret; do \
 		install -D -m 0755 $(PROGRAMS)/$$program $(DESTDIR)$(PREFIX)/bin/$$program || exit 1; \
 	done
-	for unit in $(notdir $(wildcard units/*.socket units/*.service)); do \
-		install -D -m 0644 units/$$unit $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit && \
-		sed -i 's|=/usr/bin/psi|=$(PREFIX)/bin/psi|' $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit 1; \
-	done
+	install -d $(SYSTEMD)/system $(SYSTEMD)/user $(DESTDIR)$(PREFIX)/share/psi
+	install -m 0644 $(wildcard units/*.socket units/*.service units/*.timer) $(SYSTEMD)/system
+	install -m 0644 $(wildcard units/user/*) $(SYSTEMD)/user
+	sed -i 's|=/usr/bin/psi|=$(PREFIX)/bin/psi|' $(SYSTEMD)/system/psi-*.service $(SYSTEMD)/user/psi-*.service
+	install -D -m 0644 units/psi.preset $(SYSTEMD)/system-preset/90-psi.preset
 	install -D -m 0644 units/psi.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/psi.conf
+	install -D -m 0644 units/psi.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/psi.conf
+	for file in $$(find quadlets $(OPTIONAL) -type f); do \
+		install -D -m 0644 $$file $(DESTDIR)$(PREFIX)/share/psi/$$file || exit 1; \
+	done
 	umask 022 && $(PROGRAMS)/psi-manual $(DESTDIR)$(PREFIX)/share
