@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::cache::v1::{self, CarriedOver};
 use crate::cache::{self, Anew, Attempt, Cache, Header, Keyslot};
 use crate::error::{Error, Kind, Result};
 use crate::protector::{
-    Binding, Devices, NewCredential, Protector, Recovery, RecoveryKey, SlotKind,
+    Binding, Devices, Key, NewCredential, Protector, Recovery, RecoveryKey, SlotKind,
 };
 use crate::wire::{
     AddSlot, Attempted, Init, Initialised, NewRecoveryKey, RecoveryText, ResealSlots, SlotChange,
@@ -20,12 +21,8 @@ use crate::wire::{
 /// # Errors
 /// As [`Cache::init`], and [`Kind::Config`] for a kind of slot that this version can't make.
 pub fn init(path: &Path, devices: &Devices, asked: &Init) -> Result<(Cache, Initialised)> {
-    let mut protectors = vec![match asked.kind {
-        None => devices.to_create()?,
-        Some(kind) => devices.of_kind(kind, asked.pcrs.as_deref(), asked.force)?,
-    }];
     let recovery = asked.recovery.then(NewRecovery::make).transpose()?;
-    protectors.extend(recovery.iter().map(NewRecovery::protector));
+    let protectors = first_slots(devices, asked, recovery.as_ref())?;
     let (cache, replaced) = Cache::init(path, &protectors, asked.force)?;
     let header = &cache.current().header;
     let last = header.slots.last().map_or(0, |slot| slot.id);
@@ -35,6 +32,38 @@ pub fn init(path: &Path, devices: &Devices, asked: &Init) -> Result<(Cache, Init
         recovery_key: recovery.map(|key| key.told(last)),
     };
     Ok((cache, made))
+}
+
+/// Carries over the cache of version 1 at `path`, which the credential `key` opens, into one with
+/// the slots that [`init`] would make.
+///
+/// # Errors
+/// As [`v1::adopt`], and [`Kind::Config`] for a kind of slot that this version can't make.
+pub fn adopt(
+    path: &Path,
+    devices: &Devices,
+    key: impl FnOnce() -> Result<Key>,
+    asked: &Init,
+) -> Result<(CarriedOver, Option<NewRecoveryKey>)> {
+    let recovery = asked.recovery.then(NewRecovery::make).transpose()?;
+    let protectors = first_slots(devices, asked, recovery.as_ref())?;
+    let carried_over = v1::adopt(path, key, &protectors)?;
+    // Slots are numbered from 1, the recovery slot last.
+    let last = u32::try_from(protectors.len()).unwrap_or_default();
+    Ok((carried_over, recovery.map(|key| key.told(last))))
+}
+
+fn first_slots(
+    devices: &Devices,
+    asked: &Init,
+    recovery: Option<&NewRecovery>,
+) -> Result<Vec<Box<dyn Protector>>> {
+    let mut protectors = vec![match asked.kind {
+        None => devices.to_create()?,
+        Some(kind) => devices.of_kind(kind, asked.pcrs.as_deref(), asked.force)?,
+    }];
+    protectors.extend(recovery.map(NewRecovery::protector));
+    Ok(protectors)
 }
 
 /// Does what `asked` says to the opened cache at `path`, in one save.
@@ -83,6 +112,40 @@ pub fn test(path: &Path, devices: &Devices, asked: &Slots) -> Result<SlotsChange
         attempts,
         ..SlotsChanged::default()
     })
+}
+
+/// A slot that was closed to the boot that runs now, and how its sealing to it went.
+pub struct Blessed {
+    /// How it went.
+    pub attempt: Attempt,
+    /// What it is bound to.
+    pub binding: Binding,
+}
+
+/// Seals those of the slots `closed` to the boot that runs now that are closed for no other reason
+/// than that it is another one: not for damage, another TPM, or one that does not answer.
+///
+/// # Errors
+/// [`Kind::Io`] if it can't be written. The slots are then the old ones.
+pub fn bless_boot(cache: &Cache, devices: &Devices, closed: &[u32]) -> Result<Vec<Blessed>> {
+    let mut anew: Vec<Anew> = Vec::new();
+    let mut bindings = Vec::new();
+    for slot in &cache.current().header.slots {
+        let is_closed = slot.kind == SlotKind::Tpm2 && closed.contains(&slot.id);
+        let Some(binding) = Binding::of(&slot.fields).filter(|_| is_closed) else {
+            continue;
+        };
+        let tpm = devices.tpm2(Some(&binding.pcrs), false);
+        if tpm.has_drifted(&slot.fields).unwrap_or(false) {
+            anew.push((slot.id, Box::new(tpm)));
+            bindings.push(binding);
+        }
+    }
+    let attempts = cache.reseal_slots(&anew)?.into_iter();
+    Ok(attempts
+        .zip(bindings)
+        .map(|(attempt, binding)| Blessed { attempt, binding })
+        .collect())
 }
 
 /// The recovery key that came with the request, to open slots with.

@@ -132,6 +132,15 @@ pub fn notify_ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// The service is still starting, and needs `more` time from now on if the unit's own runs out.
+pub fn notify_starting(status: &str, more: Duration) {
+    let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
+    notify(&[
+        NotifyState::Status(status),
+        NotifyState::ExtendTimeoutUsec(more),
+    ]);
+}
+
 /// The line that `systemctl status` shows.
 pub fn notify_status(status: &str) {
     notify(&[NotifyState::Status(status)]);

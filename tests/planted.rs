@@ -23,7 +23,7 @@ const AHEAD: u64 = 90;
 /// How `timeout` ends if the command did not end by itself.
 const HUNG: i32 = 124;
 
-const COMMANDS: [&[&str]; 12] = [
+const COMMANDS: [&[&str]; 13] = [
     &["init", "--backend", "credential"],
     &["init", "--backend", "credential", "--force"],
     &["put", "A"],
@@ -36,6 +36,7 @@ const COMMANDS: [&[&str]; 12] = [
     &["slots", "test"],
     &["slots", "add", "recovery"],
     &["slots", "reseal"],
+    &["adopt-v1", "--key", "/nonexistent"],
 ];
 
 struct Machine {

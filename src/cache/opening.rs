@@ -186,6 +186,18 @@ impl Cache {
     /// # Errors
     /// [`Kind::Io`] if it cannot be read, [`Kind::Damaged`] if it is not what was saved.
     pub fn open(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Opening> {
+        Self::open_watched(path, protectors, |_| {})
+    }
+
+    /// [`Cache::open`], which tells `tries` of each slot before that is tried.
+    ///
+    /// # Errors
+    /// As [`Cache::open`].
+    pub fn open_watched(
+        path: &Path,
+        protectors: &[Box<dyn Protector>],
+        tries: impl Fn(&Keyslot),
+    ) -> Result<Opening> {
         let Some(bytes) = file::read(path)? else {
             return Ok(Opening::Absent);
         };
@@ -193,6 +205,7 @@ impl Cache {
         let mut attempts = Vec::new();
         let mut data_key = None;
         for slot in in_order(&header) {
+            tries(slot);
             let (key, attempt) = Attempt::run(slot, || open_slot(&header, slot, protectors));
             attempts.push(attempt);
             data_key = key;

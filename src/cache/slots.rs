@@ -119,6 +119,23 @@ impl Cache {
     }
 }
 
+impl Cache {
+    /// Sees to it that every slot opens now.
+    ///
+    /// # Errors
+    /// What the first that does not says.
+    pub(super) fn check_slots(&self, protectors: &[Box<dyn Protector>]) -> Result<()> {
+        let current = self.current();
+        for slot in &current.header.slots {
+            let Keyslot { id, kind, .. } = slot;
+            slot_key(slot, protectors)
+                .and_then(|key| slot.unwrap(&current.header.key_id, &key))
+                .map_err(|e| e.during(format!("the new slot {id} ({kind}) does not open")))?;
+        }
+        Ok(())
+    }
+}
+
 /// A slot that `protector` seals: a new key, and `data_key` wrapped under it.
 pub(super) fn seal(
     key_id: &str,

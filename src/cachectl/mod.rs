@@ -14,6 +14,7 @@ use crate::protector::Credential;
 use crate::systemd::Credentials;
 use crate::wire::NewRecoveryKey;
 
+mod adopt;
 mod init;
 mod invalidate;
 mod local;
@@ -35,6 +36,12 @@ pub enum Command {
     /// fills the new one.
     #[command(after_long_help = init::MANUAL)]
     Init(init::Args),
+    /// Take over a cache of version 1 whose key systemd-creds sealed to PCR 7.
+    ///
+    /// Its values get into a cache of version 2 that the TPM opens, or the token with `backend: hsm`;
+    /// the old file stays beside it. psi-serve must not run, unless it has the key and opened the cache.
+    #[command(after_long_help = adopt::MANUAL)]
+    AdoptV1(adopt::Args),
     /// Say what the cache file says of itself, and how psi-serve is.
     ///
     /// No device is asked and nothing is opened, unless with `--verify`.
@@ -135,6 +142,7 @@ impl Command {
     pub fn check(&self) -> Result<()> {
         match self {
             Command::Init(args) => args.check(),
+            Command::AdoptV1(args) => args.check(),
             Command::Slots(command) => command.check(),
             _ => Ok(()),
         }
@@ -149,6 +157,7 @@ impl Command {
         let credential = Credential::for_root_tool(directory, sealed_key);
         match self {
             Command::Init(args) => init::init(config, credential, sealed_key, args).await,
+            Command::AdoptV1(args) => adopt::adopt(config, credential, args).await,
             Command::Status(args) => status::status(config, credential, args).await,
             Command::Refresh(args) => refresh::refresh(config, args).await,
             Command::Invalidate(args) => invalidate::invalidate(config, credential, args).await,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::cache::{Cache, Opening, v1};
+use crate::cache::{Cache, Keyslot, Opening, v1};
 use crate::error::Result;
 use crate::mapping::ProviderName;
 use crate::protector::Protector;
@@ -16,12 +16,16 @@ use crate::wire::HandedOver;
 /// How often it is looked whether the old file's time is up.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
 
-/// Opens the cache at `path`; one of version 1 is carried over first.
-pub fn open(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Opening> {
+/// Opens the cache at `path`, telling `tries` of each slot; one of version 1 is carried over first.
+pub fn open(
+    path: &Path,
+    protectors: &[Box<dyn Protector>],
+    tries: impl Fn(&Keyslot),
+) -> Result<Opening> {
     if let Some(carried_over) = v1::carry_over(path, protectors)? {
         info!("{carried_over}");
     }
-    let opening = Cache::open(path, protectors)?;
+    let opening = Cache::open_watched(path, protectors, tries)?;
     if let Opening::Opened(cache, _) = &opening {
         report_old_file(cache.let_go_of_version_1(true));
     }

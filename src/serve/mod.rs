@@ -45,6 +45,12 @@ use status::Status;
 /// How often the status line is brought up to date.
 const STATUS_EVERY: Duration = Duration::from_secs(30);
 
+/// How often systemd hears what a start waits for.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// How long systemd is to wait for the next word of a start.
+const START_NEEDS: Duration = Duration::from_secs(15);
+
 /// How long a psi-cachectl command may hold the state directory's lock before psi-serve gives up.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -182,12 +188,7 @@ async fn serve(config: &Config, environment: &Environment) -> Result<()> {
     };
     let ready = {
         let server = Arc::clone(&server);
-        tokio::spawn(async move {
-            server.sealed.settled().await;
-            let status = server.status().line();
-            info!("ready: {status}");
-            systemd::notify_ready(&status);
-        })
+        tokio::spawn(async move { announce(&server).await })
     };
     let watchdog = tokio::spawn(watch_over(Arc::clone(&server)));
     let old_file = tokio::spawn(carried::watch_old_file(Arc::clone(&server)));
@@ -219,6 +220,24 @@ async fn reload(server: &Server, environment: &Environment) {
         ),
     }
     systemd::notify_ready(&server.status().line());
+}
+
+/// Tells systemd that it is ready, once lookups are no longer made to wait; until then, what they wait
+/// for, and that it is not stuck.
+async fn announce(server: &Server) {
+    let settled = server.sealed.settled();
+    tokio::pin!(settled);
+    while tokio::time::timeout(PROGRESS_EVERY, &mut settled)
+        .await
+        .is_err()
+    {
+        if let Some(progress) = server.sealed.progress() {
+            systemd::notify_starting(&progress, START_NEEDS);
+        }
+    }
+    let status = server.status().line();
+    info!("ready: {status}");
+    systemd::notify_ready(&status);
 }
 
 /// Keeps systemd's watchdog and status line up to date, from the loop that answers lookups.

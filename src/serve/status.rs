@@ -75,7 +75,7 @@ impl Status {
                 State::Opening => false,
                 State::Absent | State::Off | State::Closed(_) => live,
             },
-            why: why(&state, &providers),
+            why: why(&state, server.sealed.progress(), &providers),
             cache: CacheStatus {
                 state: state.name(),
                 header: state.header().as_ref().map(Verified::from),
@@ -111,8 +111,12 @@ impl LookupStatus {
     }
 }
 
-fn why(state: &State, providers: &[ProviderStatus]) -> Vec<String> {
-    let cache = state.trouble().into_iter();
+fn why(state: &State, progress: Option<String>, providers: &[ProviderStatus]) -> Vec<String> {
+    let cache = match state {
+        State::Opening => progress.or_else(|| state.trouble()),
+        _ => state.trouble(),
+    };
+    let cache = cache.into_iter();
     let none = providers
         .is_empty()
         .then(|| "no provider is configured".to_owned());

@@ -1,47 +1,19 @@
 //! What psi-serve takes from systemd and tells it.
 
-use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
 use std::process::Command;
 
+use psi_test_support::notify::Manager;
 use rustix::process::Signal;
 
-use crate::fixture::{Host, PATIENCE, PROGRAM, wait_until};
-
-/// What a service tells its manager, for as long as the test asks.
-struct Manager {
-    path: PathBuf,
-    socket: UnixDatagram,
-}
-
-impl Manager {
-    fn new(host: &Host) -> Self {
-        let path = host.path("notify");
-        let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { path, socket }
-    }
-
-    /// The next message that begins with `start`.
-    fn wait_for(&self, start: &str) -> String {
-        let mut buffer = [0; 4096];
-        loop {
-            let length = self.socket.recv(&mut buffer).unwrap();
-            let message = String::from_utf8(buffer[..length].to_vec()).unwrap();
-            if message.starts_with(start) {
-                return message;
-            }
-        }
-    }
-}
+use crate::fixture::{Host, PROGRAM, wait_until};
 
 #[test]
 fn it_is_ready_once_the_cache_is_open_and_pings_the_watchdog() {
     let host = Host::new();
-    let manager = Manager::new(&host);
+    let manager = Manager::new(&host.path("notify"));
     let mut command = host.command();
     command
-        .env("NOTIFY_SOCKET", &manager.path)
+        .env("NOTIFY_SOCKET", manager.path())
         .env("WATCHDOG_USEC", "200000");
     let serve = host.start_with(&mut command);
     let ready = manager.wait_for("READY=1");
@@ -59,9 +31,9 @@ fn it_is_ready_once_the_cache_is_open_and_pings_the_watchdog() {
 #[test]
 fn a_reload_and_the_end_are_announced() {
     let host = Host::new();
-    let manager = Manager::new(&host);
+    let manager = Manager::new(&host.path("notify"));
     let mut command = host.command();
-    command.env("NOTIFY_SOCKET", &manager.path);
+    command.env("NOTIFY_SOCKET", manager.path());
     let mut serve = host.start_with(&mut command);
     manager.wait_for("READY=1");
     serve.signal(Signal::HUP);
@@ -84,9 +56,9 @@ fn a_closed_cache_is_in_the_status_line() {
     assert_eq!(serve.hand_over(&[("app", &[("A", b"v")])]).status, 200);
     drop(serve);
     host.deliver("psi-cache-key", b"");
-    let manager = Manager::new(&host);
+    let manager = Manager::new(&host.path("notify"));
     let mut command = host.command();
-    command.env("NOTIFY_SOCKET", &manager.path);
+    command.env("NOTIFY_SOCKET", manager.path());
     let _serve = host.start_with(&mut command);
     let ready = manager.wait_for("READY=1");
     assert!(

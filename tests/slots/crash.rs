@@ -38,7 +38,7 @@ fn killed_at(m: &Machine, arguments: &[&str], n: usize) -> bool {
 
 /// The value in the cache at `path`, and the number of the slot that opens it.
 #[track_caller]
-fn contents(m: &Machine, path: &Path) -> (Option<Vec<u8>>, u32) {
+pub fn contents(m: &Machine, path: &Path) -> (Option<Vec<u8>>, u32) {
     let devices = Devices {
         backend: Backend::Tpm,
         credential: Credential::delivered(None),

@@ -17,7 +17,7 @@ use psi_test_support::swtpm::Swtpm;
 use serde_json::Value;
 
 pub const CACHECTL: &str = env!("CARGO_BIN_EXE_psi-cachectl");
-const SERVE: &str = env!("CARGO_BIN_EXE_psi-serve");
+pub const SERVE: &str = env!("CARGO_BIN_EXE_psi-serve");
 const PROJECT: &str = "11111111-1111-1111-1111-111111111111";
 
 /// The secret that the workload myapp gets, as psi-serve knows it.
@@ -103,6 +103,11 @@ cache:
         meanwhile(self);
         serve.restart();
         self.settle();
+    }
+
+    /// Waits until `serve` has said `text` on its log.
+    pub fn wait_for_log(&self, serve: &Service, text: &str) {
+        psi_test_support::wait::until(text, || serve.log().contains(text));
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {

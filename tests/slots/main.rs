@@ -3,10 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod adopt;
+mod auto_reseal;
 mod change;
 mod crash;
 mod fixture;
 mod init;
 mod recovery;
 mod recreate;
+mod slow_start;
 mod stories;

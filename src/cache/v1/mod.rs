@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::cache::owners::Owners;
 use crate::cache::{Cache, EntryKey, envelope, file, now};
 use crate::error::{Error, Kind, Result};
+use crate::locked::Locked;
 use crate::mapping::Mapping;
 use crate::protector::{Key, Protector, SlotFields, SlotKind, encrypted_key_fields};
 
@@ -60,11 +61,7 @@ impl fmt::Display for CarriedOver {
 /// What the protector says, and as [`format::open`]; [`Kind::Config`] if nothing is configured that
 /// could open it, [`Kind::Io`] if the new file can't be written. The file is then as it was.
 pub fn carry_over(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Option<CarriedOver>> {
-    let start = file::read_start(path, START)?;
-    if start.and_then(|(bytes, _)| envelope::version(&bytes)) != Some(VERSION) {
-        return Ok(None);
-    }
-    let Some(bytes) = file::read(path)? else {
+    let Some(bytes) = read(path)? else {
         return Ok(None);
     };
     let mut opener = Default::default();
@@ -73,19 +70,67 @@ pub fn carry_over(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Opti
         (opener, key) = find_key(key_in, protectors)?;
         Ok(key)
     })?;
-    let carried_over = CarriedOver {
-        values: contents.as_ref().map(|c| c.entries.len()),
-        old_file: old_file(path),
-    };
     let cache = match &contents {
         Some(contents) => Cache::keyed(path, opener, &contents.hmac_key)?,
         None => Cache::unsaved(path, opener)?,
     };
-    keep(path)?;
-    cache
-        .save_carried(contents.as_ref())
-        .inspect_err(|_| file::restore(path, &old_file(path)))?;
-    Ok(Some(carried_over))
+    cache.take_the_place(contents.as_ref()).map(Some)
+}
+
+/// Makes a cache of version 2 of the file at `path`, which the credential `key` opens, with other
+/// slots than that credential. Each of them has opened before anything is written.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is no file of version 1; as [`format::open`]; [`Kind::Config`] if a
+/// token seals it; [`Kind::Refused`] if nothing in it could be found again; what a protector says;
+/// [`Kind::Io`] if the new file can't be written. The file is then as it was.
+pub fn adopt(
+    path: &Path,
+    key: impl FnOnce() -> Result<Key>,
+    protectors: &[Box<dyn Protector>],
+) -> Result<CarriedOver> {
+    let bytes = read(path)?.ok_or_else(|| {
+        let what = format!("{} is no cache of version 1", path.display());
+        Error::new(Kind::NotFound, what).hint("`psi-cachectl status` describes it")
+    })?;
+    let contents = format::open(bytes, |key_in| match key_in {
+        KeyIn::Credential => key(),
+        KeyIn::Token(_) => Err(not_by_credential()),
+    })?;
+    let contents = contents.ok_or_else(|| nothing_to_find(path))?;
+    let cache = Cache::keyed(path, protectors, &contents.hmac_key)?;
+    cache.check_slots(protectors)?;
+    cache.take_the_place(Some(&contents))
+}
+
+fn not_by_credential() -> Error {
+    let what =
+        "the cache of version 1 is sealed by a PKCS#11 token (tag 2, HSM), not by a credential";
+    Error::new(Kind::Config, what).hint(
+        "there is nothing to adopt: with `cache.backend: hsm` psi-serve carries it over when it opens it; \
+         nothing was changed",
+    )
+}
+
+fn nothing_to_find(path: &Path) -> Error {
+    let what = format!(
+        "the contents of {} are of version 1 too, by ids of Podman's that have changed since: none of \
+         its values could be found again",
+        path.display()
+    );
+    Error::new(Kind::Refused, what).hint(
+        "nothing was changed; `psi-cachectl init --backend tpm --force` puts it aside and starts anew, \
+         `psi-setup` fills that",
+    )
+}
+
+/// The file at `path`, if it has version 1.
+fn read(path: &Path) -> Result<Option<Locked>> {
+    let start = file::read_start(path, START)?;
+    if start.and_then(|(bytes, _)| envelope::version(&bytes)) != Some(VERSION) {
+        return Ok(None);
+    }
+    file::read(path)
 }
 
 /// The key of a file, and the one protector that had it.
@@ -128,6 +173,18 @@ fn find_key<'a>(
 }
 
 impl Cache {
+    /// Takes the place of the file that has `contents`, which is kept beside it.
+    fn take_the_place(&self, contents: Option<&Contents>) -> Result<CarriedOver> {
+        let old_file = old_file(&self.path);
+        keep(&self.path)?;
+        self.save_carried(contents)
+            .inspect_err(|_| file::restore(&self.path, &old_file))?;
+        Ok(CarriedOver {
+            values: contents.map(|c| c.entries.len()),
+            old_file,
+        })
+    }
+
     /// The first save of what was carried over.
     fn save_carried(&self, contents: Option<&Contents>) -> Result<()> {
         let mut owners = Owners::default();

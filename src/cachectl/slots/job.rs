@@ -295,7 +295,11 @@ impl Job<'_> {
     }
 }
 
-fn change_under_lock(path: &Path, devices: &Devices, asked: &Slots) -> Result<SlotsChanged> {
+/// For the holder of the lock.
+///
+/// # Errors
+/// Why it was not done; the slots are then the old ones.
+pub fn change_under_lock(path: &Path, devices: &Devices, asked: &Slots) -> Result<SlotsChanged> {
     if matches!(asked.change, SlotChange::Test) {
         return slots::test(path, devices, asked);
     }

@@ -12,6 +12,8 @@ mod job;
 
 use job::Job;
 
+pub use job::change_under_lock;
+
 /// For `--help` and the man page, see [`crate::cli::manual`].
 const ADD_MANUAL: &str = "\
 Examples:

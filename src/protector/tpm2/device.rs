@@ -135,6 +135,20 @@ impl Tpm {
         Key::from_bytes(&secret).ok_or_else(|| damaged("it holds no 32-byte key"))
     }
 
+    /// Whether `sealed` is of this TPM, as it was sealed, and bound to PCRs that have changed.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] if `sealed` has been altered, and what else the TPM says.
+    pub fn has_drifted(&mut self, sealed: &SealedKey) -> Result<bool> {
+        if sealed.srk_name != self.srk_name {
+            return Ok(false);
+        }
+        self.load(sealed)?;
+        let numbers: Vec<u8> = sealed.pcrs.keys().copied().collect();
+        let now = self.read_pcrs(&numbers)?;
+        Ok(!changed(&sealed.pcrs, &now).is_empty())
+    }
+
     fn load(&mut self, sealed: &SealedKey) -> Result<KeyHandle> {
         let unreadable = |_| damaged("its sealed object is not readable");
         let public = Public::unmarshall(&sealed.public).map_err(unreadable)?;

@@ -43,6 +43,17 @@ pub struct Tpm2 {
     pub allow_zero_pcrs: bool,
 }
 
+impl Tpm2 {
+    /// Whether this TPM has sealed the slot, could open it, and does not because a PCR has changed.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] if the slot is not what was sealed; otherwise as [`Tpm2::seal`].
+    pub fn has_drifted(&self, fields: &SlotFields) -> Result<bool> {
+        let sealed = SealedKey::from_fields(fields)?;
+        Tpm::open(&self.tcti)?.has_drifted(&sealed)
+    }
+}
+
 impl From<&TpmConfig> for Tpm2 {
     fn from(config: &TpmConfig) -> Self {
         Self {

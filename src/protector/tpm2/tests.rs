@@ -293,3 +293,25 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, seen: &Arc<Mutex<Vec<u8>>>) {
         let _ = to.shutdown(std::net::Shutdown::Both);
     });
 }
+
+#[test]
+fn only_a_changed_pcr_is_drift() {
+    let tpm = Swtpm::booted();
+    let protector = tpm.protector(&[7]);
+    let (_, fields) = protector.seal().unwrap();
+    assert!(!protector.has_drifted(&fields).unwrap());
+    tpm.extend(7);
+    assert!(protector.has_drifted(&fields).unwrap());
+
+    let mut altered = fields.clone();
+    let private = fields["private"].as_str().unwrap();
+    altered["private"] = private.replacen(&private[60..64], "AAAA", 1).into();
+    let error = protector.has_drifted(&altered).unwrap_err();
+    assert_eq!(error.kind(), Kind::Damaged, "{error}");
+
+    let away = Swtpm::booted().protector(&[7]);
+    let error = away.has_drifted(&fields).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unreachable, "{error}");
+    let another = Swtpm::booted();
+    assert!(!another.protector(&[7]).has_drifted(&fields).unwrap());
+}

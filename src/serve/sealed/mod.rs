@@ -20,11 +20,14 @@ use crate::protector::{Credential, Devices, Recovery};
 use crate::serve::carried;
 use crate::wire::{Attempted, HandOver, HandedOver, PutLocal, RemovedLocal};
 
+mod drift;
+mod progress;
 mod slots;
 mod state;
 
 pub use state::State;
 
+use progress::Progress;
 use state::Closed;
 
 /// How long after the start lookups wait for the cache to be opened: less than psi-secret's own
@@ -37,9 +40,11 @@ pub struct Sealed {
     /// None: nothing is to be remembered.
     devices: Option<Devices>,
     on_unseal_failure: OnUnsealFailure,
+    auto_reseal: bool,
     state: watch::Sender<State>,
     /// How the last opening went.
     attempts: StdMutex<Vec<Attempted>>,
+    progress: Arc<Progress>,
     changing: Mutex<()>,
     /// From when on lookups no longer wait for the cache to be opened.
     settled_by: Instant,
@@ -57,8 +62,10 @@ impl Sealed {
                 tpm: settings.tpm.clone(),
             }),
             on_unseal_failure: settings.on_unseal_failure,
+            auto_reseal: settings.auto_reseal,
             state: watch::Sender::new(State::Opening),
             attempts: StdMutex::default(),
+            progress: Arc::default(),
             changing: Mutex::new(()),
             settled_by: Instant::now() + OPENING_PATIENCE,
         }
@@ -73,6 +80,11 @@ impl Sealed {
     pub fn attempts(&self) -> Vec<Attempted> {
         let attempts = self.attempts.lock();
         attempts.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the opening is busy with, in one line; nothing if nothing is opened.
+    pub fn progress(&self) -> Option<String> {
+        self.progress.line()
     }
 
     /// The state now.
@@ -123,6 +135,9 @@ impl Sealed {
             Err(_) => State::Off,
         };
         self.state.send_replace(state);
+        if self.auto_reseal {
+            self.reseal_after_drift().await;
+        }
     }
 
     fn devices(&self) -> Result<Devices> {
@@ -132,7 +147,15 @@ impl Sealed {
 
     async fn try_to_open(&self, recovery: Recovery) -> Result<Opening> {
         let (path, devices) = (self.path.clone(), self.devices()?);
-        blocking(move || carried::open(&path, &devices.to_open(recovery)?)).await
+        let progress = Arc::clone(&self.progress);
+        blocking(move || {
+            progress.starts();
+            let tries = |slot: &_| progress.tries(slot);
+            let opening = carried::open(&path, &devices.to_open(recovery)?, tries);
+            progress.ends();
+            opening
+        })
+        .await
     }
 
     fn outcome(&self, opening: Result<Opening>) -> State {

@@ -7,6 +7,7 @@ pub mod http;
 pub mod infisical;
 pub mod marks;
 pub mod memory;
+pub mod notify;
 pub mod podman;
 pub mod proxy;
 pub mod psi;

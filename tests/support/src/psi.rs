@@ -118,6 +118,11 @@ impl Host {
         fs::remove_file(self.credentials_dir().join(name)).expect("the credential");
     }
 
+    /// `$NOTIFY_SOCKET` of every program, if a test listens there.
+    pub fn notify_socket(&self) -> PathBuf {
+        self.path("notify")
+    }
+
     /// Writes `config.yaml`: this host's directories, then `rest`.
     pub fn write_config(&self, rest: &str) {
         let text = format!(
@@ -146,6 +151,9 @@ impl Host {
             .env("PSI_CONFIG", self.config_file())
             .env("CREDENTIALS_DIRECTORY", self.credentials_dir())
             .stdin(Stdio::null());
+        if self.notify_socket().exists() {
+            command.env("NOTIFY_SOCKET", self.notify_socket());
+        }
     }
 
     /// Starts psi-serve, which binds the socket itself, and waits until it answers.
