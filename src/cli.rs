@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use serde::Serialize;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -171,6 +172,13 @@ pub fn one_line(error: &Error) -> String {
     text.chars().map(plain).collect()
 }
 
+/// At most 300 characters of what nothing vouches for, e.g. a cache's header or a token's name: it may
+/// not move root's cursor.
+pub fn printable(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().take(300).map(plain).collect()
+}
+
 /// Writes a result to standard output. Whoever stops reading it has had enough.
 ///
 /// # Errors
@@ -191,6 +199,16 @@ pub fn print(text: &str) -> Result<()> {
 pub fn write_out(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout();
     out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
+/// `value` as one JSON object on one line.
+///
+/// # Errors
+/// [`Kind::Internal`] if it can't be JSON.
+pub fn json_line<T: Serialize>(value: &T) -> Result<String> {
+    let json = serde_json::to_string(value)
+        .map_err(|e| Error::new(Kind::Internal, "cannot write JSON").because(e))?;
+    Ok(json + "\n")
 }
 
 /// `rows` under `headers`, in columns.
@@ -241,6 +259,11 @@ mod tests {
         });
         assert!(outcome.is_ok());
         assert!(sender.send(()).is_ok(), "the thread had come to its end");
+    }
+
+    #[test]
+    fn what_nothing_vouches_for_can_not_move_the_cursor() {
+        assert_eq!(printable("a\x1b[2J\nb"), "a\u{fffd}[2J\u{fffd}b");
     }
 
     #[test]

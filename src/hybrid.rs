@@ -8,7 +8,8 @@
 use std::ops::Range;
 
 use crate::error::{Error, Kind, Result};
-use crate::gcm::{NONCE_LEN, TAG_LEN, cipher, decrypt_after_nonce};
+use crate::gcm::{NONCE_LEN, TAG_LEN, cipher, decrypt_after_nonce, encrypt_in_place};
+use crate::pkcs11::PublicKey;
 use crate::protector::Key;
 
 /// The encrypted AES keys' lengths, in bytes: of RSA keys with 1024 to 8192 bits.
@@ -30,7 +31,31 @@ pub fn open(
         .ok_or_else(|| damaged("its contents are not what was sealed"))
 }
 
-fn wrapped_key(envelope: &[u8]) -> Result<Range<usize>> {
+/// Encrypts `plain` for whoever has the private half of `public_key`.
+///
+/// # Errors
+/// [`Kind::Internal`] if there is no randomness to be had.
+pub fn seal(public_key: &PublicKey, plain: &[u8]) -> Result<Vec<u8>> {
+    let key = Key::generate()?;
+    let wrapped = public_key.encrypt(key.expose())?;
+    let length = u16::try_from(wrapped.len())
+        .map_err(|_| Error::new(Kind::Internal, "an encrypted key of such a length"))?;
+    let sealed_at = 2 + wrapped.len();
+    // As long as it will be, so that no copy of the plaintext stays behind.
+    let mut envelope = vec![0; sealed_at + NONCE_LEN + plain.len() + TAG_LEN];
+    envelope[..2].copy_from_slice(&length.to_be_bytes());
+    envelope[2..sealed_at].copy_from_slice(&wrapped);
+    let start = sealed_at + NONCE_LEN;
+    envelope[start..start + plain.len()].copy_from_slice(plain);
+    encrypt_in_place(&cipher(&key)?, &[], &mut envelope[sealed_at..])?;
+    Ok(envelope)
+}
+
+/// Where the encrypted AES key is in `envelope`.
+///
+/// # Errors
+/// [`Kind::Damaged`] if it can't be an envelope.
+pub fn wrapped_key(envelope: &[u8]) -> Result<Range<usize>> {
     let Some((length, rest)) = envelope.split_first_chunk::<2>() else {
         return Err(damaged("it is cut short"));
     };
@@ -56,6 +81,7 @@ fn damaged(why: &str) -> Error {
 
 #[cfg(test)]
 pub mod tests {
+    use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
     use aws_lc_rs::rsa::{OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey};
     use psi_test_support::vectors::version1;
 
@@ -102,5 +128,18 @@ pub mod tests {
             assert_eq!(open_it(&altered).unwrap_err().kind(), Kind::Damaged);
         }
         assert_eq!(asked, 4, "once each, and never for what is no envelope");
+    }
+
+    #[test]
+    fn what_is_sealed_opens_with_the_private_key_and_is_another_envelope_each_time() {
+        let key = PrivateDecryptingKey::from_pkcs8(&version1("rsa_private_key_pkcs8")).unwrap();
+        let der: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
+        let public_key = PublicKey::from_der(der.as_ref()).unwrap();
+        for plain in [b"".as_slice(), b"\0the value\n", &[7; 100_000]] {
+            let mut envelope = seal(&public_key, plain).unwrap();
+            assert_ne!(seal(&public_key, plain).unwrap(), envelope);
+            let range = open(&mut envelope, decrypt).unwrap();
+            assert_eq!(&envelope[range], plain);
+        }
     }
 }

@@ -28,6 +28,8 @@ pub mod directory;
 pub mod error;
 /// AES-256-GCM, as everything that is sealed has it.
 pub mod gcm;
+/// psi-hsm's commands.
+pub mod hsm;
 /// One private-key operation around any number of bytes: how an HSM seals.
 pub mod hybrid;
 /// Locks that are files.

@@ -1,6 +1,6 @@
 //! Man pages and shell completions of PSI's programs, from what their `--help` says.
 //!
-//! psi-serve, psi-setup and psi-cachectl have their command lines from clap, so theirs are asked
+//! psi-serve, psi-setup, psi-cachectl and psi-hsm have their command lines from clap, so theirs are asked
 //! for. psi-secret does without clap: its help text is read instead.
 
 use std::fs::{self, File};
@@ -15,6 +15,8 @@ mod text;
 
 #[path = "../../src/bin/psi-cachectl/args.rs"]
 pub mod psi_cachectl;
+#[path = "../../src/bin/psi-hsm/args.rs"]
+pub mod psi_hsm;
 #[path = "../../src/bin/psi-secret/help.rs"]
 pub mod psi_secret;
 #[path = "../../src/bin/psi-serve/args.rs"]
@@ -25,11 +27,12 @@ pub mod psi_setup;
 use text::{Entry, Text};
 
 /// The programs' command lines.
-pub fn programs() -> [Command; 4] {
+pub fn programs() -> [Command; 5] {
     [
         psi_serve::Args::command(),
         psi_setup::Args::command(),
         psi_cachectl::Args::command(),
+        psi_hsm::Args::command(),
         secret(),
     ]
 }

@@ -157,7 +157,8 @@ fn bash_completes_commands_and_options() {
 }
 
 /// Options of other programs that the texts name by themselves.
-const FOREIGN: [&str; 5] = [
+const FOREIGN: [&str; 6] = [
+    "--disable-polkit",
     "--tpm2-pcrs",
     "--help",
     "--loaded-session",
@@ -267,7 +268,14 @@ fn commands(text: &str) -> Vec<String> {
     }
     let is_ours = |said: &String| {
         let first = said.split(' ').next().unwrap_or_default();
-        let is_program = ["psi-serve", "psi-setup", "psi-cachectl", "psi-secret"].contains(&first);
+        let is_program = [
+            "psi-serve",
+            "psi-setup",
+            "psi-cachectl",
+            "psi-hsm",
+            "psi-secret",
+        ]
+        .contains(&first);
         let is_command = said.contains(' ')
             && [
                 "init",
@@ -296,7 +304,7 @@ fn without_blocks(text: &str) -> String {
 }
 
 /// Whether the programs understand the words of `said`.
-fn check(programs: &[Command; 4], said: &str) -> Result<(), String> {
+fn check(programs: &[Command; 5], said: &str) -> Result<(), String> {
     let said = said
         .split(" #")
         .next()

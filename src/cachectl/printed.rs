@@ -6,6 +6,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::cache::{Header, Keyslot};
+pub use crate::cli::printable;
 use crate::protector::{Binding, SlotKind};
 use crate::wire::{NewRecoveryKey, RecoveryText};
 
@@ -78,12 +79,6 @@ pub fn recovery_keys(keys: &[NewRecoveryKey]) -> Zeroizing<String> {
     text
 }
 
-/// Nothing vouches for a header or for psi-serve: neither may move root's cursor.
-pub fn printable(text: &str) -> String {
-    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    text.chars().take(300).map(plain).collect()
-}
-
 /// In UTC, e.g. `Tue, 24 Nov 2026 20:46:00 UTC`.
 pub fn date(at: u64) -> String {
     if at >= END_OF_DATES {
@@ -128,10 +123,5 @@ mod tests {
         assert_eq!(age(now - 7200), "2 h ago");
         assert_eq!(age(now - 3 * 86_400), "3 days ago");
         assert!(age(now + 1000).starts_with("in the future"));
-    }
-
-    #[test]
-    fn what_nothing_vouches_for_can_not_move_the_cursor() {
-        assert_eq!(printable("a\x1b[2J\nb"), "a\u{fffd}[2J\u{fffd}b");
     }
 }

@@ -140,7 +140,7 @@ pub async fn status(config: &Config, credential: Credential, args: &Args) -> Res
         psi_serve: ask_psi_serve(config).await?,
     };
     let text = match args.json {
-        true => to_json(&status)?,
+        true => cli::json_line(&status)?,
         false => status.to_text(),
     };
     // An older version is no failure, unless it was to be opened.
@@ -203,12 +203,6 @@ async fn ask_psi_serve(config: &Config) -> Result<Serve> {
         Err(error) => serve.trouble = Some(Trouble::from(&error)),
     }
     Ok(serve)
-}
-
-fn to_json(status: &Status) -> Result<String> {
-    let json = serde_json::to_string(status)
-        .map_err(|e| Error::new(Kind::Internal, "cannot write the status as JSON").because(e))?;
-    Ok(json + "\n")
 }
 
 impl From<v1::Kept> for OldFile {

@@ -16,7 +16,7 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::mapping::ProviderName;
 use crate::provider::{self, Source};
-use crate::secret::{LocalName, SecretName, quote_name};
+use crate::secret::{LocalName, SecretName, SecretValue, quote_name};
 
 /// The defaults that depend on who runs PSI.
 struct Defaults {
@@ -67,7 +67,7 @@ pub fn config(file: &Rc<File>, root: &Node, environment: &Environment) -> Result
     }
     let podman = container_host(file, environment)?;
     let state_dir = top.path("state_dir")?.unwrap_or(defaults.state_dir);
-    let providers = providers(&top, &state_dir)?;
+    let providers = providers(&top, &state_dir, environment)?;
     let workloads = workloads(&top, &providers)?;
     let config = Config {
         file: file.path.clone(),
@@ -138,7 +138,7 @@ pub fn is_plain(path: &Path) -> bool {
         .is_some_and(|p| p.as_bytes().iter().all(plain))
 }
 
-fn socket_token(top: &Section<'_>) -> Result<Option<crate::secret::SecretValue>> {
+fn socket_token(top: &Section<'_>) -> Result<Option<SecretValue>> {
     let Some((at, token)) = top.text("socket_token")? else {
         return Ok(None);
     };
@@ -147,7 +147,7 @@ fn socket_token(top: &Section<'_>) -> Result<Option<crate::secret::SecretValue>>
         let what = "socket_token must have at least 8 of the characters A-Za-z0-9._~+/=-";
         return Err(top.file.error(at, what));
     }
-    Ok(Some(crate::secret::SecretValue::new(token.into())))
+    Ok(Some(SecretValue::new(token.into())))
 }
 
 /// Whether `token` can be the socket's: at least 8 characters that HTTP takes as they are.
@@ -175,7 +175,7 @@ fn allowed_uids(top: &Section<'_>) -> Result<Vec<u32>> {
         .collect()
 }
 
-fn providers(top: &Section<'_>, state_dir: &Path) -> Result<Providers> {
+fn providers(top: &Section<'_>, state_dir: &Path, environment: &Environment) -> Result<Providers> {
     let Some(section) = top.section("providers")? else {
         return Ok(Providers::default());
     };
@@ -190,7 +190,10 @@ fn providers(top: &Section<'_>, state_dir: &Path) -> Result<Providers> {
         }
         (one, other) => one.or(other),
     };
-    let nitrokeyhsm = hsm.map(|hsm| nitrokeyhsm(hsm, state_dir)).transpose()?;
+    let pin = environment.get("PSI_NITROKEYHSM_PIN");
+    let pin = pin.map(|pin| SecretValue::new(pin.into()));
+    let nitrokeyhsm = hsm.map(|hsm| nitrokeyhsm(hsm, state_dir, pin));
+    let nitrokeyhsm = nitrokeyhsm.transpose()?;
     let local = section.has("local");
     section.finish()?;
     Ok(Providers {
@@ -348,7 +351,12 @@ fn project(section: Section<'_>, name: &str, global: Option<&Arc<Auth>>) -> Resu
     Ok(project)
 }
 
-fn nitrokeyhsm(section: Section<'_>, state_dir: &Path) -> Result<NitrokeyHsm> {
+/// `pin` is what a variable has, which goes last.
+fn nitrokeyhsm(
+    section: Section<'_>,
+    state_dir: &Path,
+    pin: Option<SecretValue>,
+) -> Result<NitrokeyHsm> {
     let text = |key, default: &str| -> Result<String> {
         Ok(section
             .text(key)?
@@ -375,7 +383,7 @@ fn nitrokeyhsm(section: Section<'_>, state_dir: &Path) -> Result<NitrokeyHsm> {
         token_serial: section.text("token_serial")?.map(|(_, t)| t.to_owned()),
         key_label: text("key_label", "podman-secrets")?,
         key_id,
-        pin: section.secret("pin")?,
+        pin: section.secret("pin")?.or(pin),
         public_key_cache: section
             .path("public_key_cache")?
             .unwrap_or_else(|| state_dir.join("nitrokeyhsm-pubkey.der")),

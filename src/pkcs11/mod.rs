@@ -27,6 +27,7 @@ mod slot;
 pub use owner::{leave, stuck_for};
 pub use pin::{PIN_CREDENTIAL, Pin};
 pub use public_key::PublicKey;
+pub use session::{CheckedLogin, FoundKey};
 pub use slot::{PinState, TokenInfo};
 
 use owner::{Job, Owner};

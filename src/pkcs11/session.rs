@@ -17,6 +17,10 @@ use crate::pkcs11::slot::{self, TokenInfo};
 use crate::pkcs11::{KeyName, PublicKey, Settings, code};
 use crate::secret::quote_name;
 
+mod admin;
+
+pub use admin::{CheckedLogin, FoundKey};
+
 /// What is encrypted and decrypted to find out what a token can do.
 const PROBE: [u8; 32] = [0x50; 32];
 

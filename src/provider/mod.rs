@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -14,6 +14,7 @@ use crate::secret::SecretValue;
 
 pub mod infisical;
 mod local;
+mod nitrokeyhsm;
 
 /// A future that a trait object can return.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -85,6 +86,12 @@ pub trait Provider: Send + Sync {
     /// The value that `mapping` points to, in one attempt. How long that may take is the caller's
     /// business: dropping the answer ends it.
     fn lookup<'a>(&'a self, mapping: &'a Mapping) -> Answer<'a, SecretValue>;
+
+    /// How long a lookup may take now, where that is longer than lookups usually may: a device that
+    /// has to be opened first.
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Finds a secret of PSI's own by the name of its systemd credential.
@@ -93,8 +100,8 @@ pub type FindCredential<'a> = &'a dyn Fn(&str) -> Result<Option<SecretValue>>;
 /// The configured provider `name`.
 ///
 /// # Errors
-/// [`Kind::Config`] if it is not configured, its trust root can't be read, or this version can't
-/// use it. A missing client secret is an error of the calls that need it, not of this one.
+/// [`Kind::Config`] if it is not configured or its trust root can't be read. A missing client secret
+/// or PIN is an error of the calls that need it, not of this one.
 pub fn open(
     config: &Config,
     name: ProviderName,
@@ -106,7 +113,10 @@ pub fn open(
             Ok(Box::new(provider))
         }
         (ProviderName::Local, _) if config.providers.local => Ok(Box::new(local::Local)),
-        _ if config.providers.has(name) => Err(not_built(name)),
+        (ProviderName::NitrokeyHsm, _) => match &config.providers.nitrokeyhsm {
+            Some(settings) => Ok(Box::new(nitrokeyhsm::NitrokeyHsm::open(settings))),
+            None => Err(not_configured(config, name)),
+        },
         _ => Err(not_configured(config, name)),
     }
 }
@@ -118,11 +128,6 @@ pub fn not_configured(config: &Config, name: ProviderName) -> Error {
         "add `providers.{name}` to {}",
         config.file.display()
     ))
-}
-
-fn not_built(name: ProviderName) -> Error {
-    let what = format!("provider {name} can't be used in this version");
-    Error::new(Kind::Config, what).hint("the cache answers what was handed over")
 }
 
 #[cfg(test)]

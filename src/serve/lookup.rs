@@ -190,7 +190,9 @@ impl Lookups {
         if let Some(value) = self.memory().learned.get(&mapping) {
             return Ok((Found::Live(Arc::clone(value)), &self.counters.hits));
         }
-        let remember = !matches!(state, State::Off);
+        // What a token has opened is that for ever: its mapping is the sealed value itself.
+        let is_sealed_in_itself = mapping.provider() == ProviderName::NitrokeyHsm;
+        let remember = is_sealed_in_itself || !matches!(state, State::Off);
         match self.live(mapping, remember).await {
             Ok(value) => Ok((Found::Live(value), &self.counters.live)),
             Err(error) => Err(Missing::Provider(error)),
@@ -273,12 +275,14 @@ impl Lookups {
     }
 
     /// Forgets what was learned live from `provider`: what it hands over is newer, whether or not it
-    /// can be kept.
+    /// can be kept. What a token has opened can't be any newer.
     pub fn forget_provider(&self, provider: ProviderName) {
         let mut memory = self.memory();
-        memory.begin_epoch(provider);
-        memory.learned.retain(|m, _| m.provider() != provider);
         memory.failed.retain(|m, _| m.provider() != provider);
+        if provider != ProviderName::NitrokeyHsm {
+            memory.begin_epoch(provider);
+            memory.learned.retain(|m, _| m.provider() != provider);
+        }
     }
 
     /// Drops the value of `name` from the cache and from memory. Says whether there was one.

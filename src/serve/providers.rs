@@ -60,10 +60,11 @@ impl Providers {
         provider: &dyn Provider,
         mapping: &Mapping,
     ) -> Result<SecretValue> {
-        let answer = tokio::time::timeout(self.timeout, provider.lookup(mapping));
+        let timeout = self.timeout.max(provider.patience());
+        let answer = tokio::time::timeout(timeout, provider.lookup(mapping));
         answer
             .await
-            .unwrap_or_else(|_| Err(too_slow(name, self.timeout)))
+            .unwrap_or_else(|_| Err(too_slow(name, timeout)))
     }
 
     /// A value that is not there is no trouble of the provider.

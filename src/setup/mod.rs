@@ -201,6 +201,24 @@ fn lock(config: &Config) -> Result<Lock> {
     })
 }
 
+/// The commands that a secret of ours is registered with.
+///
+/// # Errors
+/// [`Kind::Config`] if the socket's path can't go into them.
+pub fn driver_options(config: &Config) -> Result<BTreeMap<String, String>> {
+    driver(config).map(|driver| driver.options)
+}
+
+/// The labels of a secret that no workload lists: who has its value, and what tells it from others.
+pub fn labels_by_hand(mapping: &Mapping) -> BTreeMap<String, String> {
+    let provider = mapping.provider().as_str().to_owned();
+    let labels = [
+        (plan::LABEL_PROVIDER, provider),
+        (plan::LABEL_DIGEST, mapping.digest()),
+    ];
+    labels.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
 /// The commands that Podman runs, which go through a shell: plain words only.
 fn driver(config: &Config) -> Result<Driver> {
     let default = Environment::current().default_socket();

@@ -103,6 +103,12 @@ spied! {
     C_DecryptInit(
         session: CK_SESSION_HANDLE, mechanism: CK_MECHANISM_PTR, key: CK_OBJECT_HANDLE
     );
+    C_GenerateKeyPair(
+        session: CK_SESSION_HANDLE, mechanism: CK_MECHANISM_PTR,
+        public: CK_ATTRIBUTE_PTR, public_count: CK_ULONG,
+        private: CK_ATTRIBUTE_PTR, private_count: CK_ULONG,
+        public_key: CK_OBJECT_HANDLE_PTR, private_key: CK_OBJECT_HANDLE_PTR
+    );
 }
 
 unsafe extern "C" fn C_Initialize(_: CK_VOID_PTR) -> CK_RV {
