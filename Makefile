@@ -4,7 +4,7 @@ CARGO ?= cargo
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: help test bench demo lint deny fuzz build man completions install
+.PHONY: help test bench demo lint deny fuzz build man completions install image
 
 help:
 	@echo "make test     every check and test, with a real Podman and a software TPM (as root)"
@@ -14,6 +14,7 @@ help:
 	@echo "make build    optimised binaries in target/release"
 	@echo "make man      man pages in target/share/man, completions beside them"
 	@echo "make install  put programs, units, man pages and completions under DESTDIR/PREFIX"
+	@echo "make image    the container image localhost/psi:1, for the quadlets"
 
 test: tools lint deny
 	$(CARGO) test --locked --workspace
@@ -83,3 +84,11 @@ install: build
 		install -D -m 0644 $$file $(DESTDIR)$(PREFIX)/share/psi/$$file || exit 1; \
 	done
 	umask 022 && $(PROGRAMS)/psi-manual $(DESTDIR)$(PREFIX)/share
+
+# What is installed, over BASE: see Containerfile. BUILD_FLAGS are podman's.
+IMAGE ?= localhost/psi:1
+
+image:
+	rm -rf target/image
+	$(MAKE) install DESTDIR=target/image PREFIX=/usr
+	podman build $(BUILD_FLAGS) --tag $(IMAGE) .

@@ -22,6 +22,8 @@ pub mod cli;
 pub mod client;
 /// `config.yaml`.
 pub mod config;
+/// A call to systemd over its bus.
+mod dbus;
 /// Directories in which names are never followed, and files replaced whole.
 pub mod directory;
 /// What happened, what to do next, and the exit code that says so.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 use crate::config::Scope;
+use crate::dbus;
 use crate::error::{Error, Kind, Result};
 use crate::protector::decrypt;
 use crate::secret::SecretValue;
@@ -181,14 +182,24 @@ pub fn daemon_reload(scope: Scope) -> Result<()> {
     }
     // What sd_booted(3) looks at.
     if !Path::new("/run/systemd/system").exists() {
-        return Err(Error::new(Kind::Unreachable, "systemd does not run here")
-            .hint(format!("run `{command}` on the host")));
+        return reload_over_the_bus(scope)
+            .map_err(|e| e.hint(format!("run `{command}` on the host")));
     }
     let output = output.map_err(|e| Error::io("cannot run systemctl", e))?;
     let said = String::from_utf8_lossy(&output.stderr);
     let said = said.lines().last().unwrap_or("it said nothing").trim();
     Err(Error::new(Kind::Io, format!("`{command}` failed: {said}"))
         .hint(format!("run `{command}`: until then units start as before")))
+}
+
+/// In a container, to which the host's bus was passed.
+fn reload_over_the_bus(scope: Scope) -> Result<()> {
+    let bus = Path::new(dbus::SYSTEM_BUS);
+    if scope == Scope::User || !bus.exists() {
+        return Err(Error::new(Kind::Unreachable, "systemd does not run here"));
+    }
+    let what = format!("systemd can't be asked over {}", bus.display());
+    dbus::reload(bus).map_err(|e| Error::new(Kind::Unreachable, format!("{what}: {e}")))
 }
 
 /// The service is alive.

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod container;
 mod image;
 mod machine;
 mod readme;
@@ -35,7 +36,6 @@ fn a_machine_is_set_up_and_lives_through_what_may_come() {
         story::the_readme_sets_it_up,
         story::what_the_readme_says_to_run_by_hand_runs,
         story::the_setup_unit_writes_elsewhere_once_a_drop_in_says_so,
-        story::the_units_are_what_systemd_expects,
         story::psi_serve_runs_as_its_own_user_and_owns_its_files,
         story::a_reboot_keeps_the_secrets,
         story::a_reboot_in_an_outage_starts_the_workload_from_the_cache,
@@ -44,6 +44,21 @@ fn a_machine_is_set_up_and_lives_through_what_may_come() {
         story::a_hundred_kills_stop_neither_the_socket_nor_a_lookup,
         story::a_firmware_update_leaves_the_other_slot_and_the_tpm_is_sealed_to_again,
         story::what_an_outage_keeps_back_comes_by_itself_and_holds_up_nobody_else,
+        story::the_journal_has_no_secret,
+    ];
+}
+
+#[test]
+fn a_machine_runs_psi_from_an_image() {
+    let mut machine = Machine::boot();
+    tell![machine;
+        container::the_image_is_built_over_an_imported_debian,
+        container::the_quadlets_give_the_example_workloads_their_secrets,
+        container::psi_serve_has_no_more_power_than_without_a_container,
+        container::a_reload_is_waited_for_and_keeps_the_process,
+        container::a_restart_and_a_kill_lose_no_lookup,
+        container::a_refresh_brings_another_value_into_memory,
+        container::a_reboot_in_an_outage_brings_everything_back,
         story::the_journal_has_no_secret,
     ];
 }

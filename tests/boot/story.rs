@@ -18,20 +18,6 @@ Wants=psi-infisical-setup.service
 After=psi-infisical-setup.service
 ";
 
-/// Largest exposure of a unit that `systemd-analyze security` may find, in tenths.
-const EXPOSURE: u32 = 20;
-
-/// A systemd that knows every key of the units has nothing to say about them.
-pub fn the_units_are_what_systemd_expects(machine: &mut Machine) {
-    let units = "/usr/lib/systemd/system/psi-*";
-    let said = machine.run(&format!("systemd-analyze verify --man=no {units} 2>&1"));
-    assert_eq!(said, "");
-    for unit in ["psi-secrets.service", "psi-infisical-setup.service"] {
-        let security = format!("systemd-analyze security --offline=true --threshold={EXPOSURE}");
-        machine.run(&format!("{security} /usr/lib/systemd/system/{unit}"));
-    }
-}
-
 pub fn the_readme_sets_it_up(machine: &mut Machine) {
     set_secrets(machine, &[("/myapp", "DB_PASSWORD", PASSWORD)]);
     add_workload(machine, "myapp", "");
@@ -70,7 +56,7 @@ fn follow(machine: &Machine, block: &str) {
 }
 
 /// The README's, for a server and a TPM on this machine.
-fn configuration(readme: &str) -> String {
+pub fn configuration(readme: &str) -> String {
     let server = "https://infisical.example.com";
     assert!(readme.contains(server));
     let tpm = "  tpm: {tcti: 'swtpm:host=127.0.0.1,port=2321'}\n";
@@ -252,14 +238,14 @@ fn state(machine: &Machine, unit: &str) -> String {
 }
 
 /// What Podman's driver answers for a secret.
-fn lookup(machine: &Machine, name: &str) -> String {
+pub fn lookup(machine: &Machine, name: &str) -> String {
     machine.run(&format!(
         "SECRET_ID=$(podman secret inspect --format {{{{.ID}}}} {name}) psi-secret lookup"
     ))
 }
 
 /// The state of the setup unit and the exit status of its last run.
-fn setup_ended(machine: &Machine) -> (String, String) {
+pub fn setup_ended(machine: &Machine) -> (String, String) {
     let property = |name| machine.property("psi-infisical-setup.service", name);
     (property("ActiveState"), property("ExecMainStatus"))
 }
@@ -281,7 +267,7 @@ WantedBy=multi-user.target
 }
 
 /// As somebody would in Infisical: folders, each with one key and its value.
-fn set_secrets(machine: &Machine, secrets: &[(&str, &str, &str)]) {
+pub fn set_secrets(machine: &Machine, secrets: &[(&str, &str, &str)]) {
     let folder = |(path, key, value): &(&str, &str, &str)| {
         format!(r#""{path}": {{"secrets": {{"{key}": "{value}"}}}}"#)
     };
@@ -303,7 +289,7 @@ fn set_secrets(machine: &Machine, secrets: &[(&str, &str, &str)]) {
 }
 
 /// A variable that a workload was started with. Asking for it looks nothing up.
-fn variable(machine: &Machine, workload: &str, name: &str) -> String {
+pub fn variable(machine: &Machine, workload: &str, name: &str) -> String {
     let pid = machine.run(&format!(
         "podman inspect --format {{{{.State.Pid}}}} {workload}"
     ));

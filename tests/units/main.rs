@@ -8,6 +8,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod documented;
 #[path = "../boot/image.rs"]
 mod image;
 mod installed;
