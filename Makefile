@@ -77,7 +77,9 @@ install: build
 	install -m 0644 $(wildcard units/*.socket units/*.service units/*.timer) $(SYSTEMD)/system
 	install -m 0644 $(wildcard units/user/*) $(SYSTEMD)/user
 	sed -i 's|=/usr/bin/psi|=$(PREFIX)/bin/psi|' $(SYSTEMD)/system/psi-*.service $(SYSTEMD)/user/psi-*.service
-	install -D -m 0644 units/psi.preset $(SYSTEMD)/system-preset/90-psi.preset
+	for kind in system user; do \
+		install -D -m 0644 units/psi.preset $(SYSTEMD)/$$kind-preset/90-psi.preset || exit 1; \
+	done
 	install -D -m 0644 units/psi.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/psi.conf
 	install -D -m 0644 units/psi.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/psi.conf
 	for file in $$(find quadlets $(OPTIONAL) -type f); do \
