@@ -37,6 +37,8 @@ Environment:
   PSI_STATE_DIR, PSI_SOCKET, PSI_SYSTEMD_DIR, PSI_PODMAN_SOCKET, PSI_DRIVER_PATH,
   PSI_CA_CERT, PSI_SOCKET_TOKEN, PSI_LOOKUP_TIMEOUT, PSI_PRUNE_AFTER
       Override the key of that name in the configuration.
+  PSI_NITROKEYHSM_PIN
+      The PIN of a PKCS#11 token, if neither the credential hsm-pin nor the configuration has one.
   PSI_LOG
       How much is logged: error, warn, info (the default) or debug.
   CREDENTIALS_DIRECTORY

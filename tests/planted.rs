@@ -12,8 +12,11 @@ use std::process::{Command, Output, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use psi_test_support::psi::Host;
+use psi_test_support::token::Module;
 
 const CACHECTL: &str = env!("CARGO_BIN_EXE_psi-cachectl");
+const HSM: &str = env!("CARGO_BIN_EXE_psi-hsm");
+const PIN: &str = "31415926";
 /// psi-serve's user, which owns the state directory.
 const NOBODY: u32 = 65534;
 /// In seconds; far longer than any command takes, those that wait for a lock included.
@@ -23,41 +26,58 @@ const AHEAD: u64 = 90;
 /// How `timeout` ends if the command did not end by itself.
 const HUNG: i32 = 124;
 
-const COMMANDS: [&[&str]; 13] = [
-    &["init", "--backend", "credential"],
-    &["init", "--backend", "credential", "--force"],
-    &["put", "A"],
-    &["rm", "A"],
-    &["invalidate", "by-name"],
-    &["status"],
-    &["status", "--verify"],
-    &["refresh"],
-    &["slots", "list"],
-    &["slots", "test"],
-    &["slots", "add", "recovery"],
-    &["slots", "reseal"],
-    &["adopt-v1", "--key", "/nonexistent"],
+const COMMANDS: [(&str, &[&str]); 16] = [
+    (CACHECTL, &["init", "--backend", "credential"]),
+    (CACHECTL, &["init", "--backend", "credential", "--force"]),
+    (CACHECTL, &["put", "A"]),
+    (CACHECTL, &["rm", "A"]),
+    (CACHECTL, &["invalidate", "by-name"]),
+    (CACHECTL, &["status"]),
+    (CACHECTL, &["status", "--verify"]),
+    (CACHECTL, &["refresh"]),
+    (CACHECTL, &["slots", "list"]),
+    (CACHECTL, &["slots", "test"]),
+    (CACHECTL, &["slots", "add", "recovery"]),
+    (CACHECTL, &["slots", "reseal"]),
+    (CACHECTL, &["adopt-v1", "--key", "/nonexistent"]),
+    (HSM, &["init"]),
+    (HSM, &["store", "stored"]),
+    (HSM, &["list"]),
 ];
 
 struct Machine {
     host: Host,
+    /// The token that psi-hsm has to do with.
+    _module: Module,
     /// A good state directory's files.
     good: Vec<(PathBuf, Vec<u8>)>,
 }
 
 impl Machine {
-    /// With a cache that has a local value, and a mapping.
+    /// With a cache that has a local value, a mapping, and something stored for a token.
     fn new() -> Self {
         let host = Host::new();
-        host.write_config("providers: {local: {}}\ncache: {backend: tpm}\n");
+        let module = Module::with_key("psi", PIN);
+        host.set_credential("hsm-pin", PIN.as_bytes());
+        host.write_config(&format!(
+            "providers: {{local: {{}}, nitrokeyhsm: {{pkcs11_module: {}}}}}\ncache: {{backend: tpm}}\n",
+            module.library().display()
+        ));
         let mapping = br#"{"key":"B","provider":"infisical"}"#;
         fs::write(host.state_dir().join("by-name"), mapping).unwrap();
         let mut machine = Self {
             host,
+            _module: module,
             good: Vec::new(),
         };
-        let put = machine.run(&["put", "A"], &mut machine.program());
-        assert!(put.status.success(), "{put:?}");
+        for (program, arguments) in [
+            (CACHECTL, ["put", "A"].as_slice()),
+            (HSM, &["init"]),
+            (HSM, &["store", "stored"]),
+        ] {
+            let done = machine.run(program, arguments, &mut machine.bounded());
+            assert!(done.status.success(), "{done:?}");
+        }
         let files = fs::read_dir(machine.host.state_dir()).unwrap();
         let files = files.map(|entry| entry.unwrap().path());
         machine.good = files
@@ -77,14 +97,18 @@ impl Machine {
         chown(self.host.state_dir(), Some(NOBODY), Some(NOBODY)).unwrap();
     }
 
-    fn program(&self) -> Command {
+    fn bounded(&self) -> Command {
         let mut command = self.host.command("timeout");
-        command.args([HANGS, CACHECTL]);
+        command.arg(HANGS);
         command
     }
 
-    fn run(&self, arguments: &[&str], command: &mut Command) -> Output {
-        command.arg("--sealed-key").arg(self.host.path("none"));
+    /// Runs `program` by way of `command`.
+    fn run(&self, program: &str, arguments: &[&str], command: &mut Command) -> Output {
+        command.arg(program);
+        if program == CACHECTL {
+            command.arg("--sealed-key").arg(self.host.path("none"));
+        }
         command.args(arguments).stdin(Stdio::piped());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -94,7 +118,7 @@ impl Machine {
     }
 
     /// Every name in the state directory that the command touches in any way.
-    fn touched(&self, arguments: &[&str]) -> BTreeSet<String> {
+    fn touched(&self, program: &str, arguments: &[&str]) -> BTreeSet<String> {
         self.reset();
         let trace = self.host.path("trace");
         let mut strace = self.host.command("strace");
@@ -106,8 +130,8 @@ impl Machine {
             "-e",
             "trace=%file,renameat2,linkat",
         ]);
-        strace.arg("-o").arg(&trace).arg(CACHECTL);
-        self.run(arguments, &mut strace);
+        strace.arg("-o").arg(&trace);
+        self.run(program, arguments, &mut strace);
         names_in(&fs::read_to_string(trace).unwrap(), &self.host.state_dir())
     }
 }
@@ -121,7 +145,9 @@ fn names_in(trace: &str, directory: &Path) -> BTreeSet<String> {
             names.insert(part.split('"').next().unwrap().to_owned());
         }
     }
+    // The directory itself.
     names.remove("");
+    names.remove(".");
     names
 }
 
@@ -191,14 +217,14 @@ fn nothing_that_is_planted_in_the_state_directory_leads_root_out_of_it_or_hangs_
     };
     let before = meta(&root_file);
     let mut all = BTreeSet::new();
-    for arguments in COMMANDS {
-        for name in m.touched(arguments) {
+    for (program, arguments) in COMMANDS {
+        for name in m.touched(program, arguments) {
             for kind in KINDS {
                 m.reset();
                 for name in names_now(&name) {
                     kind.plant(&m.host.state_dir().join(name), &root_file);
                 }
-                let output = m.run(arguments, &mut m.program());
+                let output = m.run(program, arguments, &mut m.bounded());
                 let case = format!("{arguments:?} with {kind:?} as {name}: {output:?}");
                 assert_ne!(output.status.code(), Some(HUNG), "{case}");
                 assert!(output.status.code().is_some(), "{case}");
@@ -209,7 +235,16 @@ fn nothing_that_is_planted_in_the_state_directory_leads_root_out_of_it_or_hangs_
             all.insert(name);
         }
     }
-    for expected in [".lock", "cache.enc", ".cache.enc.new", "by-name"] {
+    for expected in [
+        ".lock",
+        "cache.enc",
+        ".cache.enc.new",
+        "by-name",
+        "nitrokeyhsm-pubkey.der",
+        ".nitrokeyhsm-pubkey.der.new",
+        "stored",
+        ".stored.new",
+    ] {
         assert!(all.contains(expected), "{expected} is not in {all:?}");
     }
     let is_aside = |name: &String| name.starts_with("cache.enc.replaced-");

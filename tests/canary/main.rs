@@ -7,6 +7,7 @@
 mod cachectl;
 mod detector;
 mod dumps;
+mod hsm;
 mod memory;
 mod serve;
 mod setup;

@@ -23,6 +23,7 @@ pub const SERVE: &str = env!("CARGO_BIN_EXE_psi-serve");
 pub const SETUP: &str = env!("CARGO_BIN_EXE_psi-setup");
 pub const CACHECTL: &str = env!("CARGO_BIN_EXE_psi-cachectl");
 pub const SECRET: &str = env!("CARGO_BIN_EXE_psi-secret");
+pub const HSM: &str = env!("CARGO_BIN_EXE_psi-hsm");
 
 pub const PROJECT: &str = "11111111-1111-1111-1111-111111111111";
 pub const OTHER: &str = "22222222-2222-2222-2222-222222222222";
@@ -135,7 +136,7 @@ socket_token: {token}
 lookup_timeout: 1s
 providers:
   local: {{}}
-  nitrokeyhsm: {{pin: {pin}}}
+  nitrokeyhsm: {{pin: {pin}, pkcs11_module: {module}}}
   infisical:
     api_url: {url}
     auth: {{method: universal-auth, client_id: my-id, client_secret: {secret}}}
@@ -147,9 +148,15 @@ providers:
             driver = self.driver().display(),
             token = self.secrets.socket_token,
             pin = quoted(&self.secrets.pin),
+            module = self.module().display(),
             url = self.infisical.url(),
             secret = quoted(&self.secrets.client_secret),
         )
+    }
+
+    /// Where the token's module is, if there is one.
+    pub fn module(&self) -> PathBuf {
+        self.host.path("module.so")
     }
 
     /// Sets a secret of the first project.
@@ -231,6 +238,11 @@ providers:
         let sealed_key = self.host.path("none").display().to_string();
         let arguments = [&["--sealed-key", &sealed_key], arguments].concat();
         self.start("psi-cachectl", &program, &arguments).end(stdin)
+    }
+
+    pub fn hsm(&mut self, arguments: &[&str], stdin: &[u8]) -> Done {
+        let program = self.traced("psi-hsm", HSM);
+        self.start("psi-hsm", &program, arguments).end(stdin)
     }
 
     /// psi-secret for one id, with the token in that file.
@@ -383,7 +395,7 @@ providers:
                 "psi-setup" | "psi-serve" | "psi-cachectl",
                 Kind::ClientSecret | Kind::AccessToken,
             ) => is_provider,
-            ("psi-setup" | "psi-cachectl" | "psi-secret", Kind::SocketToken) => is_psi,
+            ("psi-setup" | "psi-cachectl" | "psi-hsm" | "psi-secret", Kind::SocketToken) => is_psi,
             ("psi-setup", Kind::Value) => is_psi,
             // The answer to a lookup, and no other.
             ("psi-serve", Kind::Value) => answers(b"content-type: application/octet-stream"),
