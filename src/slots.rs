@@ -9,7 +9,8 @@ use crate::cache::v1::{self, CarriedOver};
 use crate::cache::{self, Anew, Attempt, Cache, Header, Keyslot};
 use crate::error::{Error, Kind, Result};
 use crate::protector::{
-    Binding, Devices, Key, NewCredential, Protector, Recovery, RecoveryKey, SlotKind,
+    Binding, Devices, Hsm, Key, NewCredential, Protector, Recovery, RecoveryKey, SlotKind,
+    token_serial,
 };
 use crate::wire::{
     AddSlot, Attempted, Init, Initialised, NewRecoveryKey, RecoveryText, ResealSlots, SlotChange,
@@ -59,7 +60,7 @@ fn first_slots(
     recovery: Option<&NewRecovery>,
 ) -> Result<Vec<Box<dyn Protector>>> {
     let mut protectors = vec![match asked.kind {
-        None => devices.to_create()?,
+        None => devices.to_create(),
         Some(kind) => devices.of_kind(kind, asked.pcrs.as_deref(), asked.force)?,
     }];
     protectors.extend(recovery.map(NewRecovery::protector));
@@ -168,7 +169,7 @@ pub fn opened_nonetheless(opened_by: &Attempted, so: &str, error: Error) -> Erro
 }
 
 fn try_slots(path: &Path, devices: &Devices, recovery: Recovery) -> Result<Vec<Attempt>> {
-    let protectors = devices.to_open(recovery)?;
+    let protectors = devices.to_open(recovery);
     cache::try_slots(path, &protectors)?.ok_or_else(|| no_file(path))
 }
 
@@ -211,6 +212,7 @@ impl Job<'_> {
                 refuse_second_credential(&self.cache.current().header)?;
                 self.credential(asked.slot_key.as_ref())
             }
+            SlotKind::Pkcs11 => Box::new(self.devices.hsm(asked.token.as_deref())),
             kind => self
                 .devices
                 .of_kind(kind, asked.pcrs.as_deref(), asked.force)?,
@@ -234,7 +236,7 @@ impl Job<'_> {
         let slots = current.header.slots.iter();
         let mut stay = slots.filter(|slot| !ids.contains(&slot.id));
         let recovery = new_recovery_keys(&mut stay)?;
-        let protectors = self.devices.to_open(self.recovery.clone())?;
+        let protectors = self.devices.to_open(self.recovery.clone());
         let anew: Vec<Anew> = recovery
             .iter()
             .map(|(slot, key)| (*slot, key.protector()))
@@ -258,6 +260,7 @@ impl Job<'_> {
             let protector = match (slot.kind, new_key) {
                 (_, Some((_, key))) => key.protector(),
                 (SlotKind::Credential, _) => self.credential(asked.slot_key.as_ref()),
+                (SlotKind::Pkcs11, _) => Box::new(self.token_of(slot, asked)),
                 (kind, _) => {
                     let pcrs = asked.pcrs.clone().or_else(|| own_pcrs(slot));
                     self.devices.of_kind(kind, pcrs.as_deref(), asked.force)?
@@ -299,6 +302,17 @@ impl Job<'_> {
             slot.kind != SlotKind::Recovery && closed.any(|a| a.slot == slot.id)
         };
         Ok(slots().filter(is_closed).cloned().collect())
+    }
+
+    /// A slot stays with its token. Only one that was named may go to another that has taken its
+    /// place: else two slots would end up with the token that is there.
+    fn token_of(&self, slot: &Keyslot, asked: &ResealSlots) -> Hsm {
+        match (&asked.token, token_serial(&slot.fields)) {
+            (Some(serial), _) => self.devices.hsm(Some(serial)),
+            (None, Some(serial)) if asked.id.is_none() => self.devices.hsm(Some(serial)),
+            (None, Some(serial)) => self.devices.hsm(None).preferring(serial),
+            (None, None) => self.devices.hsm(None),
+        }
     }
 
     fn credential(&self, given: Option<&SlotKey>) -> Box<dyn Protector> {

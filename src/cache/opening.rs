@@ -121,9 +121,14 @@ impl Unopened {
             0 => "`psi-setup` fetches the values again".to_owned(),
             local => format!("{local} values that are kept nowhere else stay in the old file"),
         };
+        let is_of_token = |slot: &Keyslot| slot.kind == SlotKind::Pkcs11;
+        let backend = match self.header.slots.iter().any(is_of_token) {
+            true => "hsm",
+            false => "tpm",
+        };
         format!(
             "undo what has changed and `systemctl restart psi-secrets.service`; or start anew with \
-             `psi-cachectl init --backend tpm --force`, which puts the file aside: {only_here}"
+             `psi-cachectl init --backend {backend} --force`, which puts the file aside: {only_here}"
         )
     }
 

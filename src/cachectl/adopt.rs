@@ -195,6 +195,7 @@ impl Job<'_> {
             kind,
             label: String::new(),
             pcrs: self.pcrs()?.filter(|_| kind == SlotKind::Tpm2),
+            token: None,
             force: self.args.force,
             slot_key: None,
         };

@@ -22,6 +22,8 @@ Examples:
   psi-cachectl init --backend credential
       Without a TPM, or with one but no PCR: systemd-creds seals a key, and
       systemctl restart psi-secrets.service delivers it.
+  psi-cachectl init --backend hsm --recovery
+      The key on the token of providers.nitrokeyhsm, and a printed one.
   psi-cachectl init --backend tpm --force
       Nothing opens the old cache any more: put it aside, and start anew.
 ";
@@ -50,7 +52,7 @@ pub enum Backend {
     Credential,
     /// The TPM itself, bound to PCRs.
     Tpm,
-    /// A PKCS#11 token; not in this version.
+    /// A private key on a PKCS#11 token, e.g. a Nitrokey HSM.
     Hsm,
 }
 
@@ -58,7 +60,7 @@ impl Args {
     /// Finds wrong usage.
     ///
     /// # Errors
-    /// [`Kind::Usage`], or [`Kind::Config`] for a backend that this version can't use.
+    /// [`Kind::Usage`]
     pub fn check(&self) -> Result<()> {
         let use_tpm =
             "run `psi-cachectl init --backend tpm`, or `--backend credential` without a TPM";
@@ -66,14 +68,11 @@ impl Args {
             None => Err(Error::new(
                 Kind::Usage,
                 "--backend is missing: `tpm` (the TPM itself, bound to PCRs), `credential` (a key \
-                 that systemd-creds seals to the TPM or the host) or `hsm` (a PKCS#11 token; not in \
-                 this version)",
+                 that systemd-creds seals to the TPM or the host) or `hsm` (a private key on a \
+                 PKCS#11 token)",
             )
             .hint(use_tpm)),
-            Some(Backend::Hsm) => {
-                let what = "the backend `hsm` can't be used in this version";
-                Err(Error::new(Kind::Config, what).hint(use_tpm))
-            }
+            Some(Backend::Hsm) => self.sealing.check_for_others(false),
             Some(Backend::Credential) => self.sealing.check_for_credential(),
             Some(Backend::Tpm) => self.sealing.check_for_others(true),
         }
@@ -85,6 +84,7 @@ impl Args {
                 let pcrs = pcrs::parse_if_given(self.sealing.pcrs.as_deref())?;
                 (SlotKind::Tpm2, pcrs)
             }
+            Some(Backend::Hsm) => (SlotKind::Pkcs11, None),
             _ => (SlotKind::Credential, None),
         };
         Ok(wire::Init {
@@ -264,7 +264,11 @@ impl Job<'_> {
             Some(_) => command,
             None => {
                 let file = self.config.file.display();
-                format!("set `cache.backend: tpm` in {file}; {command}")
+                let backend = match self.args.backend {
+                    Some(Backend::Hsm) => "hsm",
+                    _ => "tpm",
+                };
+                format!("set `cache.backend: {backend}` in {file}; {command}")
             }
         }
     }
@@ -277,7 +281,7 @@ impl Job<'_> {
         }
         let next_start = Credential::for_root_tool(None, self.key.file);
         let devices = owner::devices(self.config, next_start);
-        let protectors = devices.to_open(Recovery::not_entered())?;
+        let protectors = devices.to_open(Recovery::not_entered());
         let Opening::NoSlot(unopened) = Cache::open(&self.config.cache.path, &protectors)? else {
             return Ok(());
         };

@@ -113,7 +113,7 @@ fn put_under_lock(
     match owner::open_cache(config, credential.clone())? {
         Some(cache) => put(&cache),
         None => {
-            let protectors = [owner::devices(config, credential).to_create()?];
+            let protectors = [owner::devices(config, credential).to_create()];
             put(&Cache::unsaved(&config.cache.path, &protectors)?)
         }
     }

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use crate::cache::{self, Cache, Opening, v1};
 use crate::client::Client;
-use crate::config::{Backend, Config};
+use crate::config::Config;
 use crate::error::{Kind, Result};
 use crate::lock::Lock;
+use crate::pkcs11::Pin;
 use crate::protector::{Credential, Devices, Protector, Recovery};
+use crate::systemd::Credentials;
 
 /// How long a psi-serve that is starting or ending, or another psi-cachectl, is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -55,7 +57,7 @@ pub async fn find(config: &Config) -> Result<Owner> {
 /// # Errors
 /// [`Kind::Unreachable`] if no slot opens it, [`Kind::Damaged`] if it is not what was saved.
 pub fn open_cache(config: &Config, credential: Credential) -> Result<Option<Arc<Cache>>> {
-    let protectors = devices(config, credential).to_open(Recovery::not_entered())?;
+    let protectors = devices(config, credential).to_open(Recovery::not_entered());
     match open(&config.cache.path, &protectors)? {
         Opening::Absent => Ok(None),
         Opening::Opened(cache, _) => Ok(Some(cache)),
@@ -74,11 +76,10 @@ pub fn open(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Opening> {
     Cache::open(path, protectors)
 }
 
-/// What there is to open and to seal with. Without a backend: what `tpm` stands for.
+/// What there is to open and to seal with.
 pub fn devices(config: &Config, credential: Credential) -> Devices {
-    Devices {
-        backend: config.cache.backend.unwrap_or(Backend::Tpm),
-        credential,
-        tpm: config.cache.tpm.clone(),
-    }
+    let directory = credential.directory.clone();
+    Devices::new(config, credential, |configured| {
+        Pin::for_root_tool(Credentials { directory }, configured)
+    })
 }

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::cache::{Header, Keyslot};
 pub use crate::cli::printable;
-use crate::protector::{Binding, SlotKind};
+use crate::protector::{Binding, SlotKind, made_with};
 use crate::wire::{NewRecoveryKey, RecoveryText};
 
 /// 10000-01-01, in seconds since 1970: no date beyond it is written out.
@@ -27,6 +27,8 @@ pub struct Slot {
     /// The PCRs that a slot of the TPM is bound to.
     pub pcrs: Option<Vec<u8>>,
     #[serde(skip)]
+    token: Option<String>,
+    #[serde(skip)]
     binding: Option<Binding>,
 }
 
@@ -40,6 +42,7 @@ impl From<&Keyslot> for Slot {
             label: slot.label.clone(),
             created_at: slot.created_at,
             pcrs: binding.as_ref().map(|b| b.pcrs.clone()),
+            token: made_with(&slot.fields).filter(|_| slot.kind == SlotKind::Pkcs11),
             binding,
         }
     }
@@ -60,7 +63,10 @@ impl Slot {
             ),
             (SlotKind::Tpm2, Some(binding)) => format!("the TPM and {binding}"),
             (SlotKind::Tpm2, None) => "the TPM; to which PCRs is not readable".to_owned(),
-            (SlotKind::Pkcs11, _) => "a PKCS#11 token".to_owned(),
+            (SlotKind::Pkcs11, _) => match &self.token {
+                Some(token) => format!("a key on {token}"),
+                None => "a key on a PKCS#11 token".to_owned(),
+            },
             (SlotKind::Recovery, _) => "its printed key".to_owned(),
         }
     }

@@ -6,21 +6,23 @@
 use std::fmt;
 
 use aws_lc_rs::rand;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Backend, TpmConfig};
+use crate::config::{Backend, Config, TpmConfig};
 use crate::error::{Error, Kind, Result};
 use crate::locked::Locked;
+use crate::pkcs11::{Pin, Settings, Token};
+use crate::secret::SecretValue;
 
 mod credential;
+mod pkcs11;
 mod recovery;
 mod tpm2;
 
 pub use credential::{
     CREDENTIAL_NAME, Credential, NewCredential, SEALED_FILE, SealOptions, decrypt,
 };
+pub use pkcs11::{Hsm, encrypted_key_fields, made_with, token_serial};
 pub use recovery::{Recovery, RecoveryKey};
 pub use tpm2::{Binding, SealedKey, Tpm2, silence_tss2};
 
@@ -93,12 +95,6 @@ impl fmt::Debug for Key {
 /// What a slot keeps beside the wrapped key, e.g. a TPM's sealed object.
 pub type SlotFields = serde_json::Map<String, serde_json::Value>;
 
-/// What a slot of kind `pkcs11` keeps: its key, encrypted for the private key on the token.
-pub fn encrypted_key_fields(encrypted: &[u8]) -> SlotFields {
-    let text = BASE64.encode(encrypted);
-    SlotFields::from_iter([("encrypted_key".to_owned(), text.into())])
-}
-
 /// Something that can give the same slot key again on this host, and only here.
 pub trait Protector: Send {
     /// The kind of slot it makes.
@@ -126,43 +122,53 @@ pub struct Devices {
     pub credential: Credential,
     /// The TPM.
     pub tpm: TpmConfig,
+    /// The PKCS#11 token, if one is configured. Its module is not loaded before it is needed.
+    pub token: Option<Token>,
 }
 
 impl Devices {
-    /// What may open a cache, with the recovery key if somebody has entered it.
-    ///
-    /// # Errors
-    /// [`Kind::Config`] for a backend that this version can't use.
-    pub fn to_open(&self, recovery: Recovery) -> Result<Vec<Box<dyn Protector>>> {
-        match self.backend {
-            Backend::Tpm => Ok(vec![
-                Box::new(self.credential.clone()),
-                Box::new(Tpm2::from(&self.tpm)),
-                Box::new(recovery),
-            ]),
-            Backend::Hsm => Err(no_hsm()),
+    /// Those of this configuration; without a backend, what `tpm` stands for. `pin` makes the
+    /// token's PIN of what the configuration has.
+    pub fn new(
+        config: &Config,
+        credential: Credential,
+        pin: impl FnOnce(Option<&SecretValue>) -> Pin,
+    ) -> Self {
+        let hsm = config.providers.nitrokeyhsm.as_ref();
+        Self {
+            backend: config.cache.backend.unwrap_or(Backend::Tpm),
+            credential,
+            tpm: config.cache.tpm.clone(),
+            token: hsm.map(|hsm| Token::new(Settings::new(hsm, pin(hsm.pin.as_ref())))),
         }
     }
 
-    /// What seals a new cache that nobody has chosen a slot for: the credential if systemd
-    /// delivered it, else the TPM.
-    ///
-    /// # Errors
-    /// As [`Devices::to_open`].
-    pub fn to_create(&self) -> Result<Box<dyn Protector>> {
+    /// What may open a cache, with the recovery key if somebody has entered it. Which of it is
+    /// asked, the cache's slots say.
+    pub fn to_open(&self, recovery: Recovery) -> Vec<Box<dyn Protector>> {
+        vec![
+            Box::new(self.credential.clone()),
+            Box::new(Tpm2::from(&self.tpm)),
+            Box::new(self.hsm(None)),
+            Box::new(recovery),
+        ]
+    }
+
+    /// What seals a new cache that nobody has chosen a slot for: the token if that is the backend,
+    /// else the credential if systemd delivered it, else the TPM.
+    pub fn to_create(&self) -> Box<dyn Protector> {
         match self.backend {
-            Backend::Tpm if self.credential.is_delivered() => Ok(Box::new(self.credential.clone())),
-            Backend::Tpm => Ok(Box::new(WithoutCredential(Tpm2::from(&self.tpm)))),
-            Backend::Hsm => Err(no_hsm()),
+            Backend::Hsm => Box::new(self.hsm(None)),
+            Backend::Tpm if self.credential.is_delivered() => Box::new(self.credential.clone()),
+            Backend::Tpm => Box::new(WithoutCredential(Tpm2::from(&self.tpm))),
         }
     }
 
-    /// What seals a slot that somebody asked for: the credential, or the TPM as
+    /// What seals a slot that somebody asked for: the credential, the token, or the TPM as
     /// [`Devices::tpm2`].
     ///
     /// # Errors
-    /// [`Kind::Config`] for a kind that this version can't make, [`Kind::Usage`] for a recovery
-    /// slot: its key is not a device's.
+    /// [`Kind::Usage`] for a recovery slot: its key is not a device's.
     pub fn of_kind(
         &self,
         kind: SlotKind,
@@ -172,7 +178,7 @@ impl Devices {
         match kind {
             SlotKind::Credential => Ok(Box::new(self.credential.clone())),
             SlotKind::Tpm2 => Ok(Box::new(self.tpm2(pcrs, force))),
-            SlotKind::Pkcs11 => Err(no_hsm()),
+            SlotKind::Pkcs11 => Ok(Box::new(self.hsm(None))),
             SlotKind::Recovery => {
                 let what =
                     "a recovery key opens a cache only beside something that opens it unasked";
@@ -189,6 +195,17 @@ impl Devices {
             tcti: self.tpm.tcti.clone(),
             pcrs: pcrs.unwrap_or(&self.tpm.pcrs).to_vec(),
             allow_zero_pcrs: force,
+        }
+    }
+
+    /// The token with this serial number, or the one that the configuration names.
+    pub fn hsm(&self, serial: Option<&str>) -> Hsm {
+        let token = self.token.as_ref();
+        Hsm {
+            token: token.map(|token| match serial {
+                Some(serial) => token.with_serial(serial),
+                None => token.clone(),
+            }),
         }
     }
 }
@@ -217,14 +234,6 @@ impl Protector for WithoutCredential {
     fn unseal(&self, fields: &SlotFields) -> Result<Key> {
         self.0.unseal(fields)
     }
-}
-
-fn no_hsm() -> Error {
-    Error::new(
-        Kind::Config,
-        "the backend `hsm` can't be used in this version",
-    )
-    .hint("set `cache.backend: tpm`, which uses the TPM or a credential that systemd-creds seals")
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::*;
+use crate::pkcs11::tests::{PIN, settings};
+use psi_test_support::token::{KEY_ID, Module, TRIES};
 use swtpm::Swtpm;
 
 pub mod swtpm;
@@ -60,7 +62,14 @@ fn another_device_does_not_give_it(other: &impl Device, key: &Key, fields: &Slot
 
 fn an_altered_slot_gives_nothing(device: &impl Device, fields: &SlotFields) {
     let protector = device.protector();
-    for altered in alterations(&Value::Object(fields.clone())) {
+    // Which token to try first is a hint.
+    let is_hint = |name: &str| name.starts_with("token_");
+    let fields: SlotFields = fields
+        .clone()
+        .into_iter()
+        .filter(|(name, _)| !is_hint(name))
+        .collect();
+    for altered in alterations(&Value::Object(fields)) {
         let Value::Object(altered) = altered else {
             panic!("a slot is an object");
         };
@@ -194,6 +203,100 @@ impl Device for Paper {
     fn bring_back(&mut self) {
         self.at_hand = true;
     }
+}
+
+/// A token with the key, and the PIN that it is given.
+struct PluggedIn {
+    module: Module,
+    token: Token,
+}
+
+impl PluggedIn {
+    fn new(label: &str) -> Self {
+        let module = Module::with_key(label, PIN);
+        let token = Token::new(settings(&module, PIN));
+        Self { module, token }
+    }
+}
+
+impl Device for PluggedIn {
+    fn protector(&self) -> Box<dyn Protector> {
+        let token = Some(self.token.clone());
+        Box::new(Hsm { token })
+    }
+    fn take_away(&mut self) {
+        self.module.pull();
+    }
+    fn bring_back(&mut self) {
+        self.module.plug_in();
+    }
+}
+
+#[test]
+fn the_token_conforms() {
+    conforms(PluggedIn::new("one"), PluggedIn::new("another"));
+}
+
+#[test]
+fn a_slot_of_the_token_is_made_without_a_login_and_opened_by_one_operation() {
+    let device = PluggedIn::new("psi");
+    let (key, fields) = device.protector().seal().unwrap();
+    assert_eq!(device.module.calls("C_Login"), 0);
+    device.module.forget_calls();
+    let opened = device.protector().unseal(&fields).unwrap();
+    assert_eq!(opened.expose(), key.expose());
+    let calls = ["C_Login", "C_FindObjectsInit", "C_Decrypt"];
+    assert_eq!(calls.map(|name| device.module.calls(name)), [1, 1, 1]);
+}
+
+/// Expects that `protector` neither opens the slot nor takes more than `logins`.
+#[track_caller]
+fn does_not_open(module: &Module, settings: Settings, fields: &SlotFields, logins: usize) -> Error {
+    module.forget_calls();
+    let token = Some(Token::new(settings));
+    for _ in 0..2 {
+        let token = token.clone();
+        let error = Hsm { token }.unseal(fields).unwrap_err();
+        // What `recreate` may replace is denied, and nothing here is.
+        assert!(
+            [Kind::Config, Kind::NotFound].contains(&error.kind()),
+            "{error}"
+        );
+        assert!(error.next_step().is_some(), "{error}");
+    }
+    assert_eq!(module.calls("C_Login"), logins);
+    Hsm { token }.unseal(fields).unwrap_err()
+}
+
+#[test]
+fn what_is_wrong_with_a_token_is_told_and_costs_one_try_at_most() {
+    let device = PluggedIn::new("psi");
+    let (key, fields) = device.protector().seal().unwrap();
+    let module = &device.module;
+    let error = does_not_open(module, settings(module, "a wrong one"), &fields, 1);
+    assert!(
+        error.to_string().contains("has rejected this PIN"),
+        "{error}"
+    );
+    let mut absent = settings(module, PIN);
+    absent.module = "/nowhere/module.so".into();
+    let error = does_not_open(module, absent, &fields, 0);
+    assert!(error.to_string().contains("cannot load"), "{error}");
+    let opened = device.protector().unseal(&fields).unwrap();
+    assert_eq!(opened.expose(), key.expose());
+
+    let locked = PluggedIn::new("psi");
+    locked.module.enter_wrong_pins(0, TRIES);
+    let error = does_not_open(&locked.module, settings(&locked.module, PIN), &fields, 0);
+    assert!(error.to_string().contains("CKR_PIN_LOCKED"), "{error}");
+    let empty = PluggedIn::new("psi");
+    empty.module.delete_key(0, PIN, KEY_ID);
+    let error = does_not_open(&empty.module, settings(&empty.module, PIN), &fields, 2);
+    assert!(error.to_string().contains("no RSA key"), "{error}");
+    let twice = PluggedIn::new("psi");
+    twice.module.generate_key(0, PIN, KEY_ID, "another");
+    let error = does_not_open(&twice.module, settings(&twice.module, PIN), &fields, 2);
+    assert!(error.to_string().contains("2 RSA keys"), "{error}");
 }
 
 #[test]

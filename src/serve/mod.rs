@@ -15,7 +15,8 @@ use crate::cache;
 use crate::config::{Config, is_socket_token};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{ProviderName, Store};
-use crate::protector::Credential;
+use crate::pkcs11::Pin;
+use crate::protector::{Credential, Devices};
 use crate::provider::Provider;
 use crate::secret::SecretValue;
 use crate::systemd::{self, Credentials};
@@ -84,7 +85,10 @@ impl Server {
     fn new(config: &Config, environment: &Environment) -> Result<Self> {
         let store = Arc::new(Store::open(&config.state_dir)?);
         let credential = Credential::delivered(environment.credentials.directory.clone());
-        let sealed = Arc::new(Sealed::new(&config.cache, credential));
+        let devices = Devices::new(config, credential, |configured| {
+            Pin::delivered(environment.credentials.clone(), configured)
+        });
+        let sealed = Arc::new(Sealed::new(&config.cache, devices));
         let providers = open_providers(config, environment);
         Ok(Self {
             lookups: Lookups::new(Arc::clone(&store), Arc::clone(&sealed), providers),

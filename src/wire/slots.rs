@@ -81,6 +81,9 @@ pub struct AddSlot {
     pub label: String,
     /// The PCRs of a slot of the TPM; the configured ones if they are left out.
     pub pcrs: Option<Vec<u8>>,
+    /// The serial number of a PKCS#11 slot's token; the configured one if it is left out.
+    #[serde(default)]
+    pub token: Option<String>,
     /// Seal to PCRs that nothing was measured into.
     pub force: bool,
     /// The key of a credential slot, which systemd delivers from the next start on.
@@ -95,6 +98,10 @@ pub struct ResealSlots {
     pub id: Option<u32>,
     /// The PCRs of slots of the TPM; those that each of them has if they are left out.
     pub pcrs: Option<Vec<u8>>,
+    /// The serial number of a PKCS#11 slot's new token; its own if it is left out, or the configured
+    /// one if that is gone and the slot is named.
+    #[serde(default)]
+    pub token: Option<String>,
     /// Seal to PCRs that nothing was measured into.
     pub force: bool,
     /// As in [`AddSlot`].
@@ -229,6 +236,7 @@ mod tests {
                 kind: SlotKind::Credential,
                 label: String::new(),
                 pcrs: None,
+                token: None,
                 force: false,
                 slot_key: Some(SlotKey(Key::from_bytes(&[7; 32]).unwrap())),
             }),

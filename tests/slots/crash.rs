@@ -6,10 +6,12 @@ use std::fs;
 use std::path::Path;
 
 use psi::cache::{Cache, Opening};
-use psi::config::{Backend, TpmConfig};
-use psi::protector::{Credential, Devices, Recovery};
+use psi::protector::Recovery;
+use psi_test_support::token::Module;
 
-use crate::fixture::{CACHECTL, INIT, INIT_RECOVERY, Machine, SEALED, mapping};
+use crate::fixture::{
+    CACHECTL, INIT, INIT_HSM, INIT_HSM_RECOVERY, INIT_RECOVERY, Machine, PIN, SEALED, mapping,
+};
 
 /// The calls by which a change reaches anything outside of the process: files, and the TPM.
 const STEPS: &str =
@@ -39,15 +41,7 @@ fn killed_at(m: &Machine, arguments: &[&str], n: usize) -> bool {
 /// The value in the cache at `path`, and the number of the slot that opens it.
 #[track_caller]
 pub fn contents(m: &Machine, path: &Path) -> (Option<Vec<u8>>, u32) {
-    let devices = Devices {
-        backend: Backend::Tpm,
-        credential: Credential::delivered(None),
-        tpm: TpmConfig {
-            tcti: m.tpm.tcti(),
-            pcrs: vec![7],
-        },
-    };
-    let protectors = devices.to_open(Recovery::not_entered()).unwrap();
+    let protectors = m.devices().to_open(Recovery::not_entered());
     match Cache::open(path, &protectors).unwrap() {
         Opening::Opened(cache, attempts) => {
             let key = cache.keyer().entry_key(&mapping());
@@ -62,15 +56,18 @@ pub fn contents(m: &Machine, path: &Path) -> (Option<Vec<u8>>, u32) {
 /// Kills `change` at each of its steps, from the same start every time. The value is there after
 /// each, and `outcomes` numbers of slots are seen on disk: the old, and once it is done the new.
 fn crash_everywhere(init: &[&str], change: &[&str], outcomes: [usize; 2]) {
-    let m = Machine::new();
+    crash_everywhere_on(&Machine::new(), init, change, outcomes);
+}
+
+fn crash_everywhere_on(m: &Machine, init: &[&str], change: &[&str], outcomes: [usize; 2]) {
     m.filled(init);
     let start = m.cache_bytes();
     let mut seen = BTreeSet::new();
     let mut killed = 0;
     for step in 1..MOST_STEPS {
         fs::write(m.host.cache_file(), &start).unwrap();
-        let was_killed = killed_at(&m, change, step);
-        let (value, _) = contents(&m, &m.host.cache_file());
+        let was_killed = killed_at(m, change, step);
+        let (value, _) = contents(m, &m.host.cache_file());
         assert_eq!(value.as_deref(), Some(SEALED.as_bytes()), "step {step}");
         let changed = m.cache_bytes() != start;
         seen.insert((changed, m.slots().len()));
@@ -104,6 +101,19 @@ fn a_crash_at_any_step_of_a_removed_slot_loses_nothing() {
 #[test]
 fn a_crash_at_any_step_of_a_resealed_slot_loses_nothing() {
     crash_everywhere(&INIT, &["slots", "reseal", "1"], [1, 1]);
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_changed_token_slot_loses_nothing() {
+    let machine = || Machine::with_module("hsm", Module::with_key("psi", PIN));
+    let changes: [(&[&str], &[&str], [usize; 2]); 3] = [
+        (&INIT_HSM, &["slots", "add", "pkcs11"], [1, 2]),
+        (&INIT_HSM, &["slots", "reseal", "1"], [1, 1]),
+        (&INIT_HSM_RECOVERY, &["slots", "remove", "2"], [2, 1]),
+    ];
+    for (init, change, outcomes) in changes {
+        crash_everywhere_on(&machine(), init, change, outcomes);
+    }
 }
 
 #[test]

@@ -7,13 +7,18 @@ use std::process::Command;
 
 use psi::cli::block_on;
 use psi::client::Client;
+use psi::config::Config;
 use psi::mapping::{Mapping, ProviderName};
+use psi::pkcs11::Pin;
+use psi::protector::{Credential, Devices};
 use psi::secret::SecretValue;
+use psi::systemd::Credentials;
 use psi::wire::{Entry, HandOver, HandedOver, WorkloadEntries};
 use psi_test_support::done::Done;
 use psi_test_support::infisical::{Identity, StandIn};
 use psi_test_support::psi::{Host, Service, ask};
 use psi_test_support::swtpm::Swtpm;
+use psi_test_support::token::Module;
 use serde_json::Value;
 
 pub const CACHECTL: &str = env!("CARGO_BIN_EXE_psi-cachectl");
@@ -29,8 +34,13 @@ pub const SEALED: &str = "canary-sealed-value";
 /// Its value at the provider, which has changed since.
 pub const LIVE: &str = "canary-live-value";
 
+/// The PIN of every token.
+pub const PIN: &str = "31415926";
+
 pub const INIT: [&str; 3] = ["init", "--backend", "tpm"];
 pub const INIT_RECOVERY: [&str; 4] = ["init", "--backend", "tpm", "--recovery"];
+pub const INIT_HSM: [&str; 3] = ["init", "--backend", "hsm"];
+pub const INIT_HSM_RECOVERY: [&str; 4] = ["init", "--backend", "hsm", "--recovery"];
 pub const RESEAL: [&str; 3] = ["slots", "reseal", "--recovery"];
 pub const VERIFY: [&str; 2] = ["status", "--verify"];
 
@@ -38,6 +48,9 @@ pub struct Machine {
     pub host: Host,
     pub tpm: Swtpm,
     pub infisical: StandIn,
+    /// A PKCS#11 module that the configuration names, and the token's PIN.
+    pub module: Option<Module>,
+    backend: &'static str,
 }
 
 impl Machine {
@@ -48,6 +61,17 @@ impl Machine {
 
     /// With more in the configuration's section `cache`, e.g. `on_unseal_failure: recreate`.
     pub fn with_cache(more: &str) -> Self {
+        Self::furnished(more, "tpm", None)
+    }
+
+    /// With `module`, whose token has the PIN that systemd delivers, and this backend.
+    pub fn with_module(backend: &'static str, module: Module) -> Self {
+        let machine = Self::furnished("", backend, Some(module));
+        machine.host.set_credential("hsm-pin", PIN.as_bytes());
+        machine
+    }
+
+    fn furnished(more: &str, backend: &'static str, module: Option<Module>) -> Self {
         let host = Host::new();
         host.remove_credential("psi-cache-key");
         let infisical = StandIn::start();
@@ -59,6 +83,8 @@ impl Machine {
             host,
             tpm,
             infisical,
+            module,
+            backend,
         };
         machine.configure(more);
         fs::write(machine.host.state_dir().join(ID), mapping().canonical()).unwrap();
@@ -67,21 +93,43 @@ impl Machine {
 
     /// Writes the configuration for the TPM that is there now.
     pub fn configure(&self, more: &str) {
+        let token = self.module.as_ref().map(|module| {
+            let library = module.library();
+            format!("nitrokeyhsm: {{pkcs11_module: {}}}", library.display())
+        });
         self.host.write_config(&format!(
             "providers:
+  {}
   local: {{}}
   infisical:
     api_url: {}
     auth: {{method: universal-auth, client_id: myapp-id, client_secret: myapp-secret}}
     projects: {{myproject: {{id: {PROJECT}}}}}
 cache:
-  backend: tpm
+  backend: {}
   tpm: {{tcti: \"{}\"}}
   {more}
 ",
+            token.unwrap_or_default(),
             self.infisical.url(),
+            self.backend,
             self.tpm.tcti()
         ));
+    }
+
+    /// What opens and seals, without systemd's key.
+    pub fn devices(&self) -> Devices {
+        let environment = psi::config::Environment::default();
+        let config = Config::load(Some(&self.host.config_file()), false, &environment).unwrap();
+        let pin = SecretValue::new(PIN.as_bytes().to_vec());
+        Devices::new(&config, Credential::delivered(None), |_| {
+            Pin::delivered(Credentials::default(), Some(&pin))
+        })
+    }
+
+    /// The module that the configuration names.
+    pub fn module(&self) -> &Module {
+        self.module.as_ref().unwrap()
     }
 
     /// A psi-serve that has tried to open the cache.

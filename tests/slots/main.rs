@@ -12,4 +12,7 @@ mod init;
 mod recovery;
 mod recreate;
 mod slow_start;
+mod softhsm;
 mod stories;
+mod token;
+mod token_version1;

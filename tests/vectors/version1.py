@@ -122,6 +122,7 @@ vectors = {
     "tpm_file": tpm_file(CONTENTS),
     "hsm_file": hsm_file(CONTENTS),
     "tpm_file_older_contents": tpm_file(OLDER_CONTENTS),
+    "hsm_file_older_contents": hsm_file(OLDER_CONTENTS),
 }
 
 oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)

@@ -147,7 +147,7 @@ fn find_key<'a>(
         KeyIn::Token(encrypted) => (
             SlotKind::Pkcs11,
             encrypted_key_fields(encrypted),
-            "this version opens no token: keep the file for one that does, or start anew with `psi-cachectl init --backend tpm --force`, which puts it aside",
+            "add `nitrokeyhsm:` under `providers:` in config.yaml, with the module and the key that the Python program used, then `systemctl restart psi-secrets.service`",
         ),
     };
     let sealed_by = match kind {
@@ -162,12 +162,13 @@ fn find_key<'a>(
     match protector.unseal(&fields) {
         Ok(key) => Ok((std::slice::from_ref(protector), key)),
         Err(error) => {
-            let kind = error.kind();
+            // Who has no credential yet needs to know where the Python program had it.
+            let no_credential = kind == SlotKind::Credential && error.kind() == Kind::Unreachable;
             let hint = match error.next_step() {
-                Some(next) if kind != Kind::Unreachable => next.to_owned(),
+                Some(next) if !no_credential => next.to_owned(),
                 _ => hint.to_owned(),
             };
-            Err(Error::new(kind, what).because(error).hint(hint))
+            Err(Error::new(error.kind(), what).because(error).hint(hint))
         }
     }
 }

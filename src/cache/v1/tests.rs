@@ -191,7 +191,7 @@ fn a_seal_that_is_not_configured_is_named_with_what_to_configure() {
     let error = Fixture::with(&version1("hsm_file")).refused(&delivered());
     assert_eq!(error.kind(), Kind::Config);
     assert!(error.to_string().contains("tag 2, HSM"), "{error}");
-    assert!(error.next_step().unwrap().contains("opens no token"));
+    assert!(error.next_step().unwrap().contains("nitrokeyhsm:"));
     let error = Fixture::with(&version1("tpm_file")).refused(&plugged_in());
     assert!(error.to_string().contains("tag 1, TPM"), "{error}");
 }
@@ -201,7 +201,7 @@ fn a_device_that_is_away_is_named_with_what_to_do() {
     let away = |kind| -> Vec<Box<dyn Protector>> { vec![Box::new(Away(kind))] };
     let error = Fixture::with(&version1("hsm_file")).refused(&away(SlotKind::Pkcs11));
     assert_eq!(error.kind(), Kind::Unreachable);
-    assert!(error.next_step().unwrap().contains("opens no token"));
+    assert!(error.next_step().unwrap().contains("nitrokeyhsm:"));
     let error = Fixture::with(&version1("tpm_file")).refused(&away(SlotKind::Credential));
     assert!(
         error

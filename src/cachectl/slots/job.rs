@@ -77,6 +77,7 @@ impl Job<'_> {
             kind,
             label: args.label.clone(),
             pcrs: self.pcrs(kind, &args.sealing)?,
+            token: args.token.token_serial.clone(),
             force: args.force,
             slot_key,
         });
@@ -179,6 +180,7 @@ impl Job<'_> {
                 .ok_or_else(|| cache::no_such_slot(id))
         });
         let kind = slot.transpose()?;
+        args.token.check_for(kind == Some(SlotKind::Pkcs11))?;
         match kind {
             Some(SlotKind::Credential) => args.sealing.check_for_credential()?,
             Some(kind) => args.sealing.check_for_others(kind == SlotKind::Tpm2)?,
@@ -198,6 +200,7 @@ impl Job<'_> {
         let change = SlotChange::Reseal(ResealSlots {
             id: args.id,
             pcrs: self.pcrs(kind.unwrap_or(SlotKind::Tpm2), &args.sealing)?,
+            token: args.token.token_serial.clone(),
             force: args.force,
             slot_key,
         });
@@ -303,7 +306,7 @@ pub fn change_under_lock(path: &Path, devices: &Devices, asked: &Slots) -> Resul
     if matches!(asked.change, SlotChange::Test) {
         return slots::test(path, devices, asked);
     }
-    match owner::open(path, &devices.to_open(slots::entered(asked))?)? {
+    match owner::open(path, &devices.to_open(slots::entered(asked)))? {
         Opening::Absent => Err(slots::no_file(path)),
         Opening::NoSlot(unopened) => Err(unopened.error()),
         Opening::Opened(cache, attempts) => {

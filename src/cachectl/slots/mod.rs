@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::cachectl::sealed_key::Sealing;
 use crate::cachectl::{Outcome, pcrs};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::protector::{Credential, SlotKind};
 
 mod job;
@@ -21,6 +21,8 @@ Examples:
       Prints a key, once: write it down, and keep it off this machine.
   psi-cachectl slots add tpm2 --pcrs 7,14
       The TPM, bound to these PCRs.
+  psi-cachectl slots add pkcs11 --token-serial DENK0200002
+      The key on a second token; without a serial number, on the configured one.
   psi-cachectl slots add credential
       A key that systemd-creds seals; the next start of psi-serve has it.
 ";
@@ -92,6 +94,25 @@ struct Entered {
     recovery: bool,
 }
 
+/// Which of several PKCS#11 tokens.
+#[derive(Debug, clap::Args)]
+struct Chosen {
+    /// The PKCS#11 token with this serial number, instead of the configured one.
+    #[arg(long, value_name = "SERIAL")]
+    token_serial: Option<String>,
+}
+
+impl Chosen {
+    fn check_for(&self, is_pkcs11: bool) -> Result<()> {
+        if is_pkcs11 || self.token_serial.is_none() {
+            return Ok(());
+        }
+        let what = "--token-serial is for slots of kind pkcs11";
+        Err(Error::new(Kind::Usage, what)
+            .hint("`psi-cachectl slots add pkcs11 --token-serial SERIAL`"))
+    }
+}
+
 /// `psi-cachectl slots add`
 #[derive(Debug, clap::Args)]
 pub struct Add {
@@ -102,6 +123,8 @@ pub struct Add {
     label: String,
     #[command(flatten)]
     sealing: Sealing,
+    #[command(flatten)]
+    token: Chosen,
     #[command(flatten)]
     entered: Entered,
     /// Seal to PCRs even if nothing has been measured into them.
@@ -115,6 +138,9 @@ enum Kinds {
     /// The TPM, bound to PCRs.
     #[value(alias = "tpm")]
     Tpm2,
+    /// A private key on a PKCS#11 token.
+    #[value(alias = "hsm")]
+    Pkcs11,
     /// A key that systemd-creds seals and systemd delivers.
     Credential,
     /// A printed key.
@@ -125,6 +151,7 @@ impl From<Kinds> for SlotKind {
     fn from(kind: Kinds) -> Self {
         match kind {
             Kinds::Tpm2 => SlotKind::Tpm2,
+            Kinds::Pkcs11 => SlotKind::Pkcs11,
             Kinds::Credential => SlotKind::Credential,
             Kinds::Recovery => SlotKind::Recovery,
         }
@@ -158,6 +185,8 @@ pub struct Reseal {
     #[command(flatten)]
     sealing: Sealing,
     #[command(flatten)]
+    token: Chosen,
+    #[command(flatten)]
     entered: Entered,
     /// Seal to PCRs even if nothing has been measured into them.
     #[arg(long)]
@@ -171,11 +200,14 @@ impl Command {
     /// [`Kind::Usage`]
     pub fn check(&self) -> Result<()> {
         match self {
-            Command::Add(add) => match add.kind {
-                Kinds::Credential => add.sealing.check_for_credential(),
-                Kinds::Tpm2 => add.sealing.check_for_others(true),
-                Kinds::Recovery => add.sealing.check_for_others(false),
-            },
+            Command::Add(add) => {
+                add.token.check_for(add.kind == Kinds::Pkcs11)?;
+                match add.kind {
+                    Kinds::Credential => add.sealing.check_for_credential(),
+                    Kinds::Tpm2 => add.sealing.check_for_others(true),
+                    Kinds::Pkcs11 | Kinds::Recovery => add.sealing.check_for_others(false),
+                }
+            }
             Command::Reseal(reseal) => {
                 pcrs::parse_if_given(reseal.sealing.pcrs.as_deref()).map(drop)
             }

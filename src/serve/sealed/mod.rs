@@ -16,7 +16,7 @@ use crate::cache::{self, Attempt, Cache, Header, Opening, Unopened, no_place_for
 use crate::config::{CacheConfig, OnUnsealFailure};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
-use crate::protector::{Credential, Devices, Recovery};
+use crate::protector::{Devices, Recovery};
 use crate::serve::carried;
 use crate::wire::{Attempted, HandOver, HandedOver, PutLocal, RemovedLocal};
 
@@ -52,15 +52,11 @@ pub struct Sealed {
 
 impl Sealed {
     /// Before the first [`Sealed::open`], everyone who asks waits.
-    pub fn new(settings: &CacheConfig, credential: Credential) -> Self {
-        let backend = settings.backend.filter(|_| settings.enabled);
+    pub fn new(settings: &CacheConfig, devices: Devices) -> Self {
+        let is_on = settings.enabled && settings.backend.is_some();
         Self {
             path: settings.path.clone(),
-            devices: backend.map(|backend| Devices {
-                backend,
-                credential,
-                tpm: settings.tpm.clone(),
-            }),
+            devices: is_on.then_some(devices),
             on_unseal_failure: settings.on_unseal_failure,
             auto_reseal: settings.auto_reseal,
             state: watch::Sender::new(State::Opening),
@@ -151,7 +147,7 @@ impl Sealed {
         blocking(move || {
             progress.starts();
             let tries = |slot: &_| progress.tries(slot);
-            let opening = carried::open(&path, &devices.to_open(recovery)?, tries);
+            let opening = carried::open(&path, &devices.to_open(recovery), tries);
             progress.ends();
             opening
         })
@@ -280,7 +276,7 @@ impl Sealed {
                 other => return Err(other.not_open()),
             };
             let start = || {
-                let cache = Cache::unsaved(&path, &[devices.to_create()?])?;
+                let cache = Cache::unsaved(&path, &[devices.to_create()])?;
                 let changed = change(&cache)?;
                 Ok((Arc::new(cache), changed))
             };
@@ -424,12 +420,16 @@ fn log_attempt(attempt: &Attempt) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protector::Credential;
 
     fn sealed() -> Sealed {
         let file = tempfile::NamedTempFile::new().unwrap();
         let environment = crate::config::Environment::default();
         let config = crate::config::Config::load(Some(file.path()), false, &environment);
-        Sealed::new(&config.unwrap().cache, Credential::delivered(None))
+        let config = config.unwrap();
+        let credential = Credential::delivered(None);
+        let devices = Devices::new(&config, credential, |_| unreachable!("no token"));
+        Sealed::new(&config.cache, devices)
     }
 
     /// A device that never answers must not hold up lookups for longer, nor each of them anew.

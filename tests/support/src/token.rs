@@ -81,6 +81,24 @@ impl Module {
         );
     }
 
+    /// Puts the private half of a key there, in DER (PKCS#8).
+    pub fn import_key(&self, slot: usize, pin: &str, id: &str, label: &str, der: &[u8]) {
+        let file = self.directory.path().join("key.der");
+        fs::write(&file, der).expect("the key's file");
+        let file = file.to_str().expect("a path of text");
+        let write = ["--login", "--pin", pin, "--write-object", file];
+        let key = [
+            "--type",
+            "privkey",
+            "--usage-decrypt",
+            "--id",
+            id,
+            "--label",
+            label,
+        ];
+        self.tool(slot, &[&write[..], &key].concat());
+    }
+
     /// Removes both halves of a key.
     pub fn delete_key(&self, slot: usize, pin: &str, id: &str) {
         for half in ["privkey", "pubkey"] {
