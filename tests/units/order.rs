@@ -73,6 +73,7 @@ fn assert_nothing_else_is_required(units: &Units) {
         let required = values(unit, "Requires");
         let known = match name.as_str() {
             "psi-secrets.service" => BTreeSet::from(["psi-secrets.socket"]),
+            "pcscd.service" => BTreeSet::from(["pcscd-socket-volume.service"]),
             _ => BTreeSet::new(),
         };
         assert_eq!(required, known, "{name}");
@@ -97,7 +98,7 @@ fn a_user_s_units_are_in_order() {
 #[test]
 fn the_quadlets_are_in_the_same_order_and_workloads_come_last() {
     let prepare = "cd /usr/share/psi/quadlets
-        cp -r *.container examples/. hsm/. ids/. tpm/. /etc/containers/systemd
+        cp -r *.container *.volume examples/. hsm/. ids/. tpm/. /etc/containers/systemd
         mkdir -p /run/systemd/generator
         /usr/lib/systemd/system-generators/podman-system-generator /run/systemd/generator /tmp /tmp";
     let units = units(prepare, "/run/systemd/generator");
