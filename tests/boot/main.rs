@@ -10,6 +10,7 @@
 mod container;
 mod image;
 mod machine;
+mod migration;
 mod readme;
 mod story;
 
@@ -59,6 +60,18 @@ fn a_machine_runs_psi_from_an_image() {
         container::a_restart_and_a_kill_lose_no_lookup,
         container::a_refresh_brings_another_value_into_memory,
         container::a_reboot_in_an_outage_brings_everything_back,
+        story::the_journal_has_no_secret,
+    ];
+}
+
+#[test]
+fn a_machine_of_the_python_program_is_moved_over_and_back() {
+    let mut machine = Machine::boot();
+    tell![machine;
+        migration::the_python_program_was_here,
+        migration::the_page_brings_the_old_values_back_while_the_provider_is_down,
+        migration::the_page_registers_everything_anew_and_a_reboot_has_it_all,
+        migration::the_way_back_leaves_what_the_python_program_had,
         story::the_journal_has_no_secret,
     ];
 }

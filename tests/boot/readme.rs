@@ -1,13 +1,19 @@
-//! What the README tells people to do.
+//! What the README and other pages tell people to do.
 
 use std::fs;
+use std::path::Path;
 
-/// A numbered step's code blocks, each less its indentation, with the language it names.
+/// [`blocks_of`] the README.
 pub fn blocks(section: &str) -> Vec<(String, String)> {
-    let readme =
-        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("the README");
+    blocks_of("README.md", section)
+}
+
+/// The code blocks of a section of a page, each less its indentation, with the language it names.
+pub fn blocks_of(page: &str, section: &str) -> Vec<(String, String)> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    let page = fs::read_to_string(page).expect("the page");
     let heading = format!("\n## {section}\n");
-    let (_, rest) = readme.split_once(&heading).expect("the section");
+    let (_, rest) = page.split_once(&heading).expect("the section");
     let text = rest.split("\n## ").next().unwrap_or_default();
     let mut blocks = Vec::new();
     let mut lines = text.lines();

@@ -1,0 +1,213 @@
+//! A machine that the Python program has set up, and docs/migrating.md followed on it.
+
+use std::fs;
+
+use psi_test_support::vectors::version1;
+
+use crate::machine::Machine;
+use crate::story::{add_workload, set_secrets, setup_ended, variable};
+use crate::{install, readme};
+
+/// The value in the old cache.
+const OLD_HOST: &str = "db.example.com";
+
+/// What the provider has by now.
+const NEW_HOST: &str = "marked-new-host";
+
+/// As the Python program's documentation has it, with one secret of its own in clear, and for a
+/// software TPM.
+const CONFIGURATION: &str = "scope: system
+state_dir: /var/lib/psi
+systemd_dir: /etc/containers/systemd
+providers:
+  infisical:
+    api_url: http://127.0.0.1:8080
+    verify_ssl: true
+    token: {ttl: 300}
+    auth:
+      method: universal-auth
+      client_id: 00000000-0000-0000-0000-000000000000
+      client_secret: marked-client-secret
+    projects:
+      myproject: {id: 11111111-1111-1111-1111-111111111111, environment: prod}
+workloads:
+  myapp:
+    provider: infisical
+    unit: myapp.container
+    secrets:
+      - {project: myproject, path: /myapp, recursive: false}
+cache:
+  enabled: true
+  backend: tpm
+  tpm: {tcti: 'swtpm:host=127.0.0.1,port=2321'}
+  path: /var/lib/psi/cache.enc
+  refresh_interval: 1h
+  refresh_randomized_delay: 5m
+";
+
+/// Its units, each with what it runs here: only their names and lines about keys matter.
+const UNITS: [(&str, &str); 4] = [
+    (
+        "psi-secrets.service",
+        "[Service]
+ExecStart=sleep infinity
+LoadCredentialEncrypted=psi-cache-key:/etc/psi/cache.key
+[Install]
+WantedBy=multi-user.target
+",
+    ),
+    (
+        "psi-infisical-setup.service",
+        "[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=true
+[Install]
+WantedBy=multi-user.target
+",
+    ),
+    (
+        "psi-infisical-refresh.service",
+        "[Service]
+Type=oneshot
+ExecStart=true
+",
+    ),
+    (
+        "psi-infisical-refresh.timer",
+        "[Timer]
+OnActiveSec=1h
+[Install]
+WantedBy=timers.target
+",
+    ),
+];
+
+/// What each secret's commands did. The machine has no curl: socat asks as that did.
+const DRIVER: &str = r#"#!/bin/bash
+set -euo pipefail
+case $1 in
+store) cat >"/var/lib/psi/$SECRET_ID" ;;
+lookup)
+    printf 'GET /lookup/%s HTTP/1.1\r\nHost: psi\r\nConnection: close\r\n\r\n' "$SECRET_ID" |
+        socat -t 60 - UNIX-CONNECT:/run/psi/psi.sock | sed '1,/^\r$/d'
+    ;;
+delete) rm "/var/lib/psi/$SECRET_ID" ;;
+list) ls /var/lib/psi ;;
+esac
+"#;
+
+/// Its configuration, state, cache, key, units, and one secret of Podman's; the provider is down.
+pub fn the_python_program_was_here(machine: &mut Machine) {
+    let root_only = "install -d -m 0700 /etc/psi /var/lib/psi";
+    machine.run(root_only);
+    machine.write("/etc/psi/config.yaml", CONFIGURATION);
+    fs::write(machine.path("/var/lib/psi/cache.enc"), version1("tpm_file")).unwrap();
+    fs::write(machine.path("/run/plain"), version1("credential")).unwrap();
+    machine.run(
+        "chmod 0600 /etc/psi/config.yaml /var/lib/psi/cache.enc
+        systemd-creds encrypt --with-key=tpm2 --tpm2-pcrs=7 --name=psi-cache-key /run/plain /etc/psi/cache.key
+        rm /run/plain",
+    );
+    for (name, text) in UNITS {
+        machine.write(&format!("/etc/systemd/system/{name}"), text);
+    }
+    machine.write(
+        "/run/mapping",
+        r#"{"provider": "infisical", "project": "myproject", "path": "/myapp", "key": "DB_HOST"}"#,
+    );
+    machine.write_program("/usr/local/bin/old-driver", DRIVER);
+    let options = ["store", "lookup", "delete", "list"];
+    let options = options.map(|verb| format!("{verb}=/usr/local/bin/old-driver {verb}"));
+    machine.run(&format!(
+        "podman secret create --driver shell --driver-opts '{}' myapp--DB_HOST /run/mapping",
+        options.join(",")
+    ));
+    add_workload(machine, "myapp", "");
+    machine.write(
+        "/etc/containers/systemd/myapp.container.d/50-secrets.conf",
+        "[Container]\nSecret=myapp--DB_HOST,type=env,target=DB_HOST\n",
+    );
+    machine.run(
+        "systemctl daemon-reload
+        systemctl enable --now --quiet psi-secrets.service psi-infisical-setup.service psi-infisical-refresh.timer",
+    );
+    set_secrets(machine, &[("/myapp", "DB_HOST", NEW_HOST)]);
+}
+
+/// The page's commands up to the start of psi-serve; the old secret is answered from the old cache.
+pub fn the_page_brings_the_old_values_back_while_the_provider_is_down(machine: &mut Machine) {
+    let blocks = steps();
+    assert_eq!(blocks.len(), 7, "{blocks:?}");
+    for block in &blocks[..5] {
+        follow(machine, block);
+    }
+    let owners = machine.run("find /var/lib/psi ! -user psi -o ! -group psi");
+    assert_eq!(owners, "");
+    machine.run("systemctl start myapp.service");
+    assert_eq!(variable(machine, "myapp", "DB_HOST"), OLD_HOST);
+    machine.run("systemctl stop myapp.service");
+}
+
+pub fn the_page_registers_everything_anew_and_a_reboot_has_it_all(machine: &mut Machine) {
+    machine.run("systemctl enable --now --quiet infisical.service");
+    follow(machine, &steps()[5]);
+    assert_eq!(setup_ended(machine), ("active".into(), "0".into()));
+    let driver =
+        machine.run("podman secret inspect --format '{{.Spec.Driver.Options}}' myapp--DB_HOST");
+    assert!(
+        driver.contains("psi-secret") && !driver.contains("old-driver"),
+        "{driver}"
+    );
+    machine.reboot();
+    machine.run("systemctl start myapp.service");
+    assert_eq!(variable(machine, "myapp", "DB_HOST"), NEW_HOST);
+    let slots = machine.run("psi-cachectl slots test; ls /var/lib/psi");
+    assert!(
+        slots.contains("tpm2") && !slots.contains("credential"),
+        "{slots}"
+    );
+    assert!(!slots.contains("cache.enc.v1"), "{slots}");
+}
+
+pub fn the_way_back_leaves_what_the_python_program_had(machine: &mut Machine) {
+    for (_, block) in blocks("And back") {
+        follow(machine, &block);
+    }
+    let cache = fs::read(machine.path("/var/lib/psi/cache.enc")).unwrap();
+    assert_eq!(cache, version1("tpm_file"));
+    assert_eq!(machine.read("/etc/psi/config.yaml"), CONFIGURATION);
+    let unit = machine.property("psi-secrets.service", "FragmentPath");
+    assert_eq!(unit, "/etc/systemd/system/psi-secrets.service");
+    assert_eq!(
+        machine.property("psi-secrets.service", "ActiveState"),
+        "active"
+    );
+    let mapping =
+        machine.run("cat /var/lib/psi/$(podman secret inspect --format {{.ID}} myapp--DB_HOST)");
+    assert!(mapping.contains("\"key\":\"DB_HOST\""), "{mapping}");
+    follow(machine, &steps()[6]);
+}
+
+fn steps() -> Vec<String> {
+    blocks("Step by step")
+        .into_iter()
+        .map(|(_, block)| block)
+        .collect()
+}
+
+fn blocks(section: &str) -> Vec<(String, String)> {
+    readme::blocks_of("docs/migrating.md", section)
+}
+
+/// Does what a block says. The machine lacks what PSI is built from: that line is done from here.
+fn follow(machine: &Machine, block: &str) {
+    let steps: Vec<&str> = block
+        .lines()
+        .filter(|line| *line != "make install")
+        .collect();
+    if block.lines().any(|line| line == "make install") {
+        install(machine, "/usr");
+    }
+    machine.run(&steps.join("\n"));
+}
