@@ -24,7 +24,7 @@ mod public_key;
 mod session;
 mod slot;
 
-pub use owner::{leave, stuck_for};
+pub use owner::{Stuck, leave, stuck};
 pub use pin::{PIN_CREDENTIAL, Pin};
 pub use public_key::PublicKey;
 pub use session::{CheckedLogin, FoundKey};

@@ -4,6 +4,7 @@
 //! others still use them, and what was loaded is never unloaded.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -101,10 +102,23 @@ impl Owner {
     }
 }
 
-/// How long a module has been at the one thing that takes longest now; nothing if none is at work.
-pub fn stuck_for() -> Option<Duration> {
+/// A module at work.
+#[derive(Clone, Debug)]
+pub struct Stuck {
+    /// Its library.
+    pub module: PathBuf,
+    /// How long what it does now has taken.
+    pub lasts: Duration,
+}
+
+/// The module that has been longest at what it does now; nothing if none is at work.
+pub fn stuck() -> Option<Stuck> {
     let all = locked(&ALL);
-    all.iter().filter_map(|(_, owner)| owner.busy_for()).max()
+    let at_work = all.iter().filter_map(|(settings, owner)| {
+        let (module, lasts) = (settings.module.clone(), owner.busy_for()?);
+        Some(Stuck { module, lasts })
+    });
+    at_work.max_by_key(|stuck| stuck.lasts)
 }
 
 /// Ends the sessions before the process ends with `status`. If a module does not come back, the process

@@ -336,7 +336,7 @@ fn nobody_waits_longer_than_they_wanted_and_what_nobody_waits_for_is_not_done() 
             &["did not answer within 0.3 s"],
         );
     }
-    assert!(stuck_for().is_some());
+    assert!(stuck().is_some());
     module.release("hang.C_Decrypt");
     assert_eq!(token.decrypt(&encrypted, LONG).unwrap()[..], [7; 32]);
     assert_eq!(module.calls("C_Decrypt"), 2);

@@ -32,6 +32,7 @@ mod providers;
 mod sealed;
 mod socket;
 mod status;
+mod stuck;
 
 pub use http::target_parts;
 
@@ -196,13 +197,24 @@ async fn serve(config: &Config, environment: &Environment) -> Result<()> {
     };
     let watchdog = tokio::spawn(watch_over(Arc::clone(&server)));
     let old_file = tokio::spawn(carried::watch_old_file(Arc::clone(&server)));
-    while let Event::Reload = signals.next().await {
+    let watch = stuck::watch(Arc::clone(&server.sealed), config.state_dir.clone());
+    let mut stuck = tokio::spawn(watch);
+    let end = loop {
+        let reload = tokio::select! {
+            event = signals.next() => match event {
+                Event::Reload => reload(&server, environment),
+                Event::Stop => break Ok(()),
+            },
+            why = &mut stuck => break Err(stuck::ended(why)),
+        };
         // A device that hangs must not hold up the end.
         tokio::select! {
-            () = reload(&server, environment) => {}
-            () = signals.stop() => break,
+            () = reload => {}
+            () = signals.stop() => break Ok(()),
+            why = &mut stuck => break Err(stuck::ended(why)),
         }
-    }
+    };
+    stuck.abort();
     info!("stopping; what is in flight is answered first");
     systemd::notify_stopping();
     watchdog.abort();
@@ -211,7 +223,7 @@ async fn serve(config: &Config, environment: &Environment) -> Result<()> {
     connections.finish().await;
     opening.abort();
     ready.abort();
-    Ok(())
+    end
 }
 
 async fn reload(server: &Server, environment: &Environment) {
