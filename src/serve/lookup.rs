@@ -158,7 +158,16 @@ impl Lookups {
         self.memory().failed.clear();
     }
 
-    /// The value that `name` stands for.
+    /// The value that `name` stands for, if it is in memory: no provider or device is asked, and
+    /// nothing is waited for.
+    pub fn hit(&self, name: &SecretName) -> Option<Found> {
+        let stamp = self.store.stamp(name).ok()??;
+        let found = self.in_memory(name, stamp, &self.sealed.state()).ok()??;
+        self.counters.hits.fetch_add(1, Ordering::Relaxed);
+        Some(found)
+    }
+
+    /// The value that `name` stands for, wherever it is.
     ///
     /// # Errors
     /// Why there is none; never a value in its place.
@@ -176,19 +185,12 @@ impl Lookups {
         let stamp = self.store.stamp(name).map_err(Missing::Unusable)?;
         let stamp = stamp.ok_or(Missing::NoMapping)?;
         let state = self.sealed.settled().await;
-        if let State::Open(cache) = &state {
-            let key = self.entry_key(name, stamp, cache)?;
-            let saved = cache.current();
-            if let Some(range) = saved.table.find(&key) {
-                return Ok((Found::Sealed(saved, range), &self.counters.hits));
-            }
+        if let Some(found) = self.in_memory(name, stamp, &state)? {
+            return Ok((found, &self.counters.hits));
         }
         let mapping = Arc::new(self.mapping(name)?);
         if mapping.provider() == ProviderName::Local {
             self.sealed.may_have_local().map_err(unavailable)?;
-        }
-        if let Some(value) = self.memory().learned.get(&mapping) {
-            return Ok((Found::Live(Arc::clone(value)), &self.counters.hits));
         }
         // What a token has opened is that for ever: its mapping is the sealed value itself.
         let is_sealed_in_itself = mapping.provider() == ProviderName::NitrokeyHsm;
@@ -197,6 +199,26 @@ impl Lookups {
             Ok(value) => Ok((Found::Live(value), &self.counters.live)),
             Err(error) => Err(Missing::Provider(error)),
         }
+    }
+
+    /// The value of `name`, whose file is as in `stamp`, from the opened cache or from what was
+    /// learned live.
+    fn in_memory(
+        &self,
+        name: &SecretName,
+        stamp: Stamp,
+        state: &State,
+    ) -> Result<Option<Found>, Missing> {
+        if let State::Open(cache) = state {
+            let key = self.entry_key(name, stamp, cache)?;
+            let saved = cache.current();
+            if let Some(range) = saved.table.find(&key) {
+                return Ok(Some(Found::Sealed(saved, range)));
+            }
+        }
+        let mapping = self.mapping(name)?;
+        let learned = self.memory().learned.get(&mapping).map(Arc::clone);
+        Ok(learned.map(Found::Live))
     }
 
     /// The mapping called `name`.

@@ -37,7 +37,7 @@ mod stuck;
 pub use http::target_parts;
 
 use access::Access;
-use connections::Connections;
+use connections::{Connections, Watch};
 use lookup::Lookups;
 use providers::Providers;
 use sealed::Sealed;
@@ -195,7 +195,7 @@ async fn serve(config: &Config, environment: &Environment) -> Result<()> {
         let server = Arc::clone(&server);
         tokio::spawn(async move { announce(&server).await })
     };
-    let watchdog = tokio::spawn(watch_over(Arc::clone(&server)));
+    let watchdog = tokio::spawn(watch_over(Arc::clone(&server), connections.watch()));
     let old_file = tokio::spawn(carried::watch_old_file(Arc::clone(&server)));
     let watch = stuck::watch(Arc::clone(&server.sealed), config.state_dir.clone());
     let mut stuck = tokio::spawn(watch);
@@ -256,13 +256,14 @@ async fn announce(server: &Server) {
     systemd::notify_ready(&status);
 }
 
-/// Keeps systemd's watchdog and status line up to date, from the loop that answers lookups.
-async fn watch_over(server: Arc<Server>) {
+/// Keeps systemd's watchdog and status line up to date, from the event loop, while the threads that
+/// accept go on as well.
+async fn watch_over(server: Arc<Server>, mut threads: Watch) {
     let mut ping = tokio::time::interval(systemd::watchdog_interval().unwrap_or(STATUS_EVERY));
     let mut last = String::new();
     loop {
         ping.tick().await;
-        if systemd::watchdog_interval().is_some() {
+        if systemd::watchdog_interval().is_some() && threads.all_go_on() {
             systemd::watchdog_ping();
         }
         let line = server.status().line();

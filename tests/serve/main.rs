@@ -6,6 +6,7 @@ mod access;
 mod cache;
 mod crowd;
 mod damage;
+mod direct;
 mod fixture;
 mod live;
 mod local;

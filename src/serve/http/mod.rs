@@ -7,7 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, HeaderMap};
+use hyper::header::AUTHORIZATION;
 use hyper::{Method, Request, StatusCode, Uri};
 use tracing::warn;
 
@@ -19,12 +19,16 @@ use crate::serve::access::Peer;
 
 mod body;
 mod cache;
+pub mod direct;
 mod local;
 mod refusal;
 
 use body::{Answer, bytes, json, read_body, text};
 use cache::cache;
 use refusal::Refusal;
+
+/// What a value is sent as: bytes.
+const VALUE_TYPE: &str = "application/octet-stream";
 
 /// Answers one request of `peer`.
 pub async fn answer(server: Arc<Server>, peer: Peer, request: Request<Incoming>) -> Answer {
@@ -54,7 +58,8 @@ async fn route(
     if (&method, first, rest) == (&Method::GET, "healthz", None) {
         return healthz(server);
     }
-    let authorised = authorise(server, peer, request.headers())?;
+    let authorization = request.headers().get(AUTHORIZATION);
+    let authorised = authorise(server, peer, authorization.map(|value| value.as_bytes()))?;
     match (method.clone(), first, rest) {
         (Method::GET, "lookup", Some(id)) => lookup(server, id).await,
         (Method::GET, "status", None) => Ok(json(&server.status())),
@@ -102,7 +107,10 @@ async fn route(
 /// A target's first part and all that follows it, as they were sent. With the query: an id that
 /// has one is no id.
 pub fn target_parts(target: &Uri) -> (&str, Option<&str>) {
-    let path = target.path_and_query().map_or("", |path| path.as_str());
+    path_parts(target.path_and_query().map_or("", |path| path.as_str()))
+}
+
+fn path_parts(path: &str) -> (&str, Option<&str>) {
     let path = path.strip_prefix('/').unwrap_or_default();
     match path.split_once('/') {
         Some((first, rest)) => (first, Some(rest)),
@@ -129,7 +137,12 @@ impl Authorised {
     }
 }
 
-fn authorise(server: &Server, peer: Peer, headers: &HeaderMap) -> Result<Authorised, Refusal> {
+/// By the caller and by what it sent as `Authorization:`.
+fn authorise(
+    server: &Server,
+    peer: Peer,
+    authorization: Option<&[u8]>,
+) -> Result<Authorised, Refusal> {
     let access = server.access();
     if !access.may_look_up(peer) {
         return Err(Refusal::said(
@@ -139,8 +152,7 @@ fn authorise(server: &Server, peer: Peer, headers: &HeaderMap) -> Result<Authori
             "add the user to `allowed_uids` in config.yaml, then `systemctl reload psi-secrets.service`",
         ));
     }
-    let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
-    if !access.accepts_token(given.and_then(|v| v.strip_prefix(b"Bearer "))) {
+    if !access.accepts_token(authorization.and_then(|v| v.strip_prefix(b"Bearer "))) {
         return Err(Refusal::said(
             StatusCode::UNAUTHORIZED,
             "unauthorized",
@@ -170,7 +182,7 @@ async fn lookup(server: &Server, name: &str) -> Result<Answer, Refusal> {
     let parsed =
         SecretName::parse(name).map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, "bad_id", &e))?;
     match server.lookups.lookup(&parsed).await {
-        Ok(found) => Ok(bytes("application/octet-stream", Bytes::from_owner(found))),
+        Ok(found) => Ok(bytes(VALUE_TYPE, Bytes::from_owner(found))),
         Err(missing) => Err(Refusal::missing(name, &missing)),
     }
 }

@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 use crate::podman::write_program;
 use crate::wait;
 
+mod line;
+
+use line::{Token, between, descriptor, inode, peer_port, resumed, tokens};
+
 /// Every call that starts a program, by which bytes leave one, or that forbids core dumps.
 const CALLS: &str = "execve,execveat,write,writev,pwrite64,pwritev,pwritev2,\
     sendto,sendmsg,sendmmsg,connect,accept,accept4,prctl";
@@ -117,7 +121,7 @@ impl Traced {
         let pid = path.extension().and_then(|pid| pid.to_str()?.parse().ok());
         let mut reader = Reader::new(called.into_owned(), pid.expect("a process id"));
         text.lines().for_each(|line| reader.line(line));
-        reader.traced
+        reader.end()
     }
 }
 
@@ -134,6 +138,8 @@ fn wait_for_end(path: &Path) {
 
 struct Reader {
     traced: Traced,
+    /// The first half of each thread's call that another one's came into, by the thread's id.
+    unfinished: HashMap<String, String>,
     /// Where each socket leads, by its inode: strace knows that only while both ends are there.
     sockets: HashMap<String, Target>,
     /// The pipe that is the standard error output.
@@ -151,14 +157,35 @@ impl Reader {
                 environment: Vec::new(),
                 written: BTreeMap::new(),
             },
+            unfinished: HashMap::new(),
             sockets: HashMap::new(),
             stderr: None,
         }
     }
 
     fn line(&mut self, line: &str) {
-        let call = line.trim_start_matches(|c: char| c.is_ascii_digit());
-        let Some((name, arguments)) = call.trim_start().split_once('(') else {
+        let (thread, call) = line.split_once(' ').unwrap_or_default();
+        let call = call.trim_start();
+        if let Some(first) = call.strip_suffix(" <unfinished ...>") {
+            self.unfinished.insert(thread.to_owned(), first.to_owned());
+        } else if let Some(second) = resumed(call) {
+            let first = self.unfinished.remove(thread).unwrap_or_default();
+            self.call(&(first + second));
+        } else {
+            self.call(call);
+        }
+    }
+
+    /// A call that has not returned may have written what it was to write.
+    fn end(mut self) -> Traced {
+        for call in std::mem::take(&mut self.unfinished).into_values() {
+            self.call(&call);
+        }
+        self.traced
+    }
+
+    fn call(&mut self, call: &str) {
+        let Some((name, arguments)) = call.split_once('(') else {
             return;
         };
         match name {
@@ -254,83 +281,6 @@ fn unix(path: &str, inode: &str) -> Target {
     }
 }
 
-/// The number and the description of `9<UNIX-STREAM:[1->2]>`.
-fn descriptor(text: &str) -> Option<(&str, &str)> {
-    let (number, rest) = text.split_once('<')?;
-    let end = [">,", ">)"].iter().filter_map(|end| rest.find(end)).min();
-    let description = &rest[..end.unwrap_or_else(|| rest.trim_end().len().saturating_sub(1))];
-    number
-        .bytes()
-        .all(|b| b.is_ascii_digit())
-        .then_some((number, description))
-}
-
-/// `1` of `UNIX-STREAM:[1->2,"/path"]`.
-fn inode(description: &str) -> &str {
-    let from = description.find('[').map_or(0, |at| at + 1);
-    let digits = description[from..].find(|c: char| !c.is_ascii_digit());
-    &description[from..digits.map_or(description.len(), |length| from + length)]
-}
-
-fn peer_port(description: &str) -> Option<u16> {
-    let (_, port) = description.trim_end_matches(']').rsplit_once(':')?;
-    description.contains("->").then(|| port.parse().ok())?
-}
-
-fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
-    let (_, rest) = text.split_once(before)?;
-    rest.split_once(after).map(|(found, _)| found)
-}
-
-enum Token {
-    /// A string, unescaped.
-    Text(Vec<u8>),
-    /// A character outside of strings.
-    Other(char),
-}
-
-fn tokens(text: &str) -> impl Iterator<Item = Token> {
-    let mut bytes = text.bytes().peekable();
-    std::iter::from_fn(move || match bytes.next()? {
-        b'"' => Some(Token::Text(string(&mut bytes))),
-        other => Some(Token::Other(other.into())),
-    })
-}
-
-/// The rest of a string, with the escapes of C.
-fn string(bytes: &mut std::iter::Peekable<impl Iterator<Item = u8>>) -> Vec<u8> {
-    let mut text = Vec::new();
-    while let Some(byte) = bytes.next() {
-        text.push(match byte {
-            b'"' => break,
-            b'\\' => match bytes.next() {
-                Some(b'n') => b'\n',
-                Some(b't') => b'\t',
-                Some(b'r') => b'\r',
-                Some(b'v') => 0x0b,
-                Some(b'f') => 0x0c,
-                Some(digit @ b'0'..=b'7') => octal(digit, bytes),
-                Some(other) => other,
-                None => break,
-            },
-            other => other,
-        });
-    }
-    text
-}
-
-/// Up to three digits.
-fn octal(first: u8, bytes: &mut std::iter::Peekable<impl Iterator<Item = u8>>) -> u8 {
-    let mut value = u32::from(first - b'0');
-    for _ in 0..2 {
-        let Some(digit) = bytes.next_if(|b| (b'0'..=b'7').contains(b)) else {
-            break;
-        };
-        value = value * 8 + u32::from(digit - b'0');
-    }
-    value as u8
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -394,6 +344,24 @@ mod tests {
         let is_it = |target: &&Target| matches!(target, Target::Unix { path: p, .. } if *p == path);
         let target = traced.written.keys().find(is_it).unwrap();
         assert_eq!(traced.written[target], b"unix");
+    }
+
+    #[test]
+    fn calls_of_threads_that_interrupt_each_other_are_put_together() {
+        let mut reader = Reader::new("it".into(), 1);
+        for line in [
+            r#"2  accept4(3<UNIX-STREAM:[7,"/s"]>,  <unfinished ...>"#,
+            r#"1  write(1<pipe:[5]>, "a", 1 <unfinished ...>"#,
+            r#"2  <... accept4 resumed>NULL, NULL, SOCK_CLOEXEC) = 4<UNIX-STREAM:[8->9,"/s"]>"#,
+            r#"1  <... write resumed>)             = 1"#,
+            r#"2  writev(4<UNIX-STREAM:[8]>, [{iov_base="b", iov_len=1}], 1) = 1"#,
+            r#"1  write(1<pipe:[5]>, "c", 1 <unfinished ...>"#,
+        ] {
+            reader.line(line);
+        }
+        let written = reader.end().written;
+        assert_eq!(written[&unix("/s", "8")], b"b");
+        assert_eq!(written[&Target::Pipe], b"ac");
     }
 
     #[test]
