@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use psi_test_support::done::Done;
+use psi_test_support::token::Module;
 use psi_test_support::vectors::version1;
 
 use crate::crash::contents;
-use crate::fixture::{CACHECTL, ID, LIVE, Machine, RESEAL, SEALED};
+use crate::fixture::{CACHECTL, ID, LIVE, Machine, PIN, RESEAL, SEALED};
 
 /// What the old cache has for the secret [`ID`].
 const OLD_VALUE: &[u8] = b"\0not text\xff\n";
@@ -20,7 +21,10 @@ const ADOPT_RECOVERY: [&str; 2] = ["adopt-v1", "--recovery"];
 /// The file `name` of the vectors in the cache's place, and its key sealed as the Python program's
 /// documentation has it.
 fn old_machine(name: &str) -> Machine {
-    let m = Machine::new();
+    furnished(Machine::new(), name)
+}
+
+fn furnished(m: Machine, name: &str) -> Machine {
     fs::write(m.host.cache_file(), version1(name)).unwrap();
     seal(&m, &version1("credential"));
     m
@@ -215,6 +219,20 @@ fn without_a_tpm_to_seal_to_the_old_cache_stays() {
         .set_credential("psi-cache-key", &version1("credential"));
     m.tpm.stop();
     refuses(&m, 69, &["cannot open the TPM"]);
+}
+
+#[test]
+fn with_the_backend_hsm_the_token_opens_it_and_has_to_be_there() {
+    let module = Module::with_key("psi", PIN);
+    let m = furnished(Machine::with_module("hsm", module), "tpm_file");
+    m.module().pull();
+    refuses(&m, 69, &["the PKCS#11 token is not there"]);
+    m.module().plug_in();
+    adopt(&m, &ADOPT)
+        .ended(0)
+        .says(&["slot 1 (pkcs11) opens it"]);
+    let _serve = m.serve();
+    assert_eq!((m.opened_by(), served(&m)), (1, OLD_VALUE.to_vec()));
 }
 
 /// psi-serve was started with the old unit's key, and has carried the cache over by itself.

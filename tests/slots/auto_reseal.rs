@@ -1,7 +1,10 @@
 //! `cache.auto_reseal`: after a changed boot another slot opens the cache, and psi-serve seals the
 //! TPM's slot to what runs now.
 
-use crate::fixture::{INIT, LIVE, Machine, SEALED};
+use psi_test_support::swtpm::Swtpm;
+use psi_test_support::token::Module;
+
+use crate::fixture::{INIT, LIVE, Machine, PIN, SEALED, VERIFY};
 
 const AUTO: &str = "auto_reseal: true";
 
@@ -90,4 +93,46 @@ fn a_boot_that_measures_nothing_is_not_sealed_to() {
         "{log}"
     );
     assert_eq!(m.cache_bytes(), before);
+}
+
+/// A cache with the value, which PCR 7 opens, and without it a token.
+fn with_token() -> Machine {
+    let m = Machine::with_module("tpm", Module::with_key("psi", PIN));
+    m.configure(AUTO);
+    m.filled(&INIT);
+    m.run(&["slots", "add", "pkcs11"]).ended(0);
+    m
+}
+
+#[test]
+fn after_a_firmware_update_the_token_serves_and_is_not_needed_at_the_next_start() {
+    let mut m = with_token();
+    let serve = m.serve();
+    m.reboot(&serve, |m| m.tpm.restart_with("an update"));
+    assert_eq!((m.opened_by(), m.value()), (2, SEALED.into()));
+    m.wait_for_log(
+        &serve,
+        "slot 1 (tpm2) was sealed anew to the boot that runs now",
+    );
+    m.reboot(&serve, |m| m.module().forget_calls());
+    assert_eq!((m.opened_by(), m.value()), (1, SEALED.into()));
+    assert!(!m.module().was_started());
+}
+
+#[test]
+fn a_tpm_that_is_away_or_another_one_is_no_changed_boot() {
+    let mut m = with_token();
+    let serve = m.serve();
+    let before = m.cache_bytes();
+    m.reboot(&serve, |m| m.tpm.stop());
+    assert_eq!((m.opened_by(), m.value()), (2, SEALED.into()));
+    m.reboot(&serve, |m| {
+        m.tpm = Swtpm::start();
+        m.configure(AUTO);
+    });
+    assert_eq!((m.opened_by(), m.value()), (2, SEALED.into()));
+    // The sealing is over when another change has had its turn.
+    m.run(&VERIFY).ended(0);
+    assert_eq!(m.cache_bytes(), before);
+    assert!(!serve.log().contains("sealed anew"), "{}", serve.log());
 }

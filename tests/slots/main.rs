@@ -14,5 +14,6 @@ mod recreate;
 mod slow_start;
 mod softhsm;
 mod stories;
+mod stuck;
 mod token;
 mod token_version1;

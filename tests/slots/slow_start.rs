@@ -6,8 +6,9 @@ use std::thread;
 
 use psi_test_support::done::Done;
 use psi_test_support::notify::Manager;
+use psi_test_support::token::Module;
 
-use crate::fixture::{ID, INIT, Machine, SEALED, SERVE};
+use crate::fixture::{ID, INIT, INIT_HSM, Machine, PIN, SEALED, SERVE};
 
 const SECRET: &str = env!("CARGO_BIN_EXE_psi-secret");
 
@@ -72,4 +73,28 @@ fn a_psi_serve_that_waits_for_a_device_ends_when_it_is_asked_to() {
     assert_eq!(m.status()["cache"]["state"], "opening");
     assert!(serve.sigterm().success());
     m.tpm.thaw();
+}
+
+#[test]
+fn a_module_that_takes_25_s_to_start_costs_no_lookup_of_the_first_second() {
+    let m = Machine::with_module("hsm", Module::with_key("psi", PIN));
+    m.filled(&INIT_HSM);
+    m.module().control("delay.C_Initialize", "25000");
+    let manager = Manager::new(&m.host.notify_socket());
+    let serve = m.host.serve(Path::new(SERVE));
+    thread::scope(|scope| {
+        let lookups: Vec<_> = (0..20)
+            .map(|_| scope.spawn(|| Done::run(lookup(&m), b"")))
+            .collect();
+        let mut extended = 0;
+        while !manager.next_message().contains("READY=1") {
+            extended += 1;
+        }
+        // Once a second, whatever the unit's own time limit is.
+        assert!(extended > 15, "{extended}");
+        for lookup in lookups {
+            assert_eq!(lookup.join().unwrap().ended(0).stdout, SEALED);
+        }
+    });
+    assert!(serve.sigterm().success());
 }

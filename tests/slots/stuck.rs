@@ -1,0 +1,96 @@
+//! A token's module that does not come back from a call: psi-serve says so, ends where that may help,
+//! and answers all else meanwhile.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use psi_test_support::psi::Service;
+use psi_test_support::token::Module;
+use psi_test_support::wait;
+
+use crate::fixture::{INIT_HSM, LIVE, Machine, PIN, SEALED, SERVE};
+
+/// More than the 90 s after which a call is given up, on a busy machine.
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(200);
+
+/// Where psi-serve remembers that it has ended for a token.
+const MARK: &str = ".token-stuck";
+
+fn machine(backend: &'static str) -> Machine {
+    Machine::with_module(backend, Module::with_key("psi", PIN))
+}
+
+/// The first call that needs the token itself.
+const HANG: &str = "hang.C_Decrypt";
+
+fn until_log_has(serve: &Service, text: &str) {
+    let start = Instant::now();
+    while !serve.log().contains(text) {
+        assert!(
+            start.elapsed() < GIVEN_UP_WITHIN,
+            "no {text:?} in: {}",
+            serve.log()
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_token_that_hangs_at_the_start_is_told_given_up_and_opens_at_the_next_start() {
+    let m = machine("hsm");
+    m.filled(&INIT_HSM);
+    m.module().control(HANG, "");
+    let serve = m.host.serve_activated(Path::new(SERVE));
+    let library = m.module().library().display().to_string();
+    until_log_has(
+        &serve,
+        &format!("the PKCS#11 module {library} has not come back from a call for 3"),
+    );
+    assert_eq!(m.status()["cache"]["state"], "opening");
+    assert!(!m.host.state_dir().join(MARK).exists());
+
+    until_log_has(&serve, "psi-serve ends, so that it is started anew");
+    m.module().release(HANG);
+    wait::until("another start", || serve.starts() == 2);
+    serve.wait_until_it_answers();
+    m.settle();
+    assert_eq!((m.opened_by(), m.value()), (1, SEALED.into()));
+    assert!(m.host.state_dir().join(MARK).exists());
+}
+
+#[test]
+fn within_the_hour_it_is_not_done_again_and_lookups_are_live() {
+    let m = machine("hsm");
+    m.filled(&INIT_HSM);
+    std::fs::write(m.host.state_dir().join(MARK), "").unwrap();
+    m.module().control(HANG, "");
+    let serve = m.host.serve_activated(Path::new(SERVE));
+    until_log_has(&serve, "psi-serve goes on: it ended for that ");
+    assert_eq!(m.value(), LIVE);
+    assert_eq!(serve.starts(), 1);
+    m.module().release(HANG);
+    until_log_has(&serve, "the PKCS#11 module answers again");
+    m.settle();
+    assert_eq!(m.opened_by(), 1);
+}
+
+#[test]
+fn a_token_that_hangs_holds_up_no_cached_value_and_ends_nothing_that_it_alone_opens() {
+    let m = machine("hsm");
+    m.filled(&INIT_HSM);
+    let serve = m.serve();
+    m.module().control(HANG, "");
+    std::thread::scope(|scope| {
+        let test = scope.spawn(|| m.run(&["slots", "test"]));
+        until_log_has(&serve, "has not come back from a call for 3");
+        assert_eq!(m.value(), SEALED);
+        let why = "psi-serve goes on: the cache was opened with the token";
+        until_log_has(&serve, why);
+        assert_eq!(m.value(), SEALED);
+        m.module().release(HANG);
+        // Nobody waits for an answer that long.
+        test.join().unwrap().ended(69);
+    });
+    assert!(!m.host.state_dir().join(MARK).exists());
+    assert_eq!(m.value(), SEALED);
+}
