@@ -70,7 +70,7 @@ SYSTEMD = $(DESTDIR)$(PREFIX)/lib/systemd
 OPTIONAL = units/tpm units/hsm units/migrated-key units/before-254 units/containers.conf.d
 
 install: build
-	for program in psi-serve psi-setup psi-cachectl psi-hsm psi-secret; do \
+	for program in psi-serve psi-setup psi-cachectl psi-hsm psi-secret psi-install; do \
 		install -D -m 0755 $(PROGRAMS)/$$program $(DESTDIR)$(PREFIX)/bin/$$program || exit 1; \
 	done
 	install -d $(SYSTEMD)/system $(SYSTEMD)/user $(DESTDIR)$(PREFIX)/share/psi

@@ -34,6 +34,8 @@ pub mod gcm;
 pub mod hsm;
 /// One private-key operation around any number of bytes: how an HSM seals.
 pub mod hybrid;
+/// psi-install: units and quadlets, put in their places and taken away.
+pub mod install;
 /// Locks that are files.
 pub mod lock;
 /// Memory for values and keys.

@@ -1,7 +1,7 @@
 //! Man pages and shell completions of PSI's programs, from what their `--help` says.
 //!
-//! psi-serve, psi-setup, psi-cachectl and psi-hsm have their command lines from clap, so theirs are asked
-//! for. psi-secret does without clap: its help text is read instead.
+//! psi-serve, psi-setup, psi-cachectl, psi-hsm and psi-install have their command lines from clap, so theirs
+//! are asked //! for. psi-secret does without clap: its help text is read instead.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
@@ -17,6 +17,8 @@ mod text;
 pub mod psi_cachectl;
 #[path = "../../src/bin/psi-hsm/args.rs"]
 pub mod psi_hsm;
+#[path = "../../src/bin/psi-install/args.rs"]
+pub mod psi_install;
 #[path = "../../src/bin/psi-secret/help.rs"]
 pub mod psi_secret;
 #[path = "../../src/bin/psi-serve/args.rs"]
@@ -27,12 +29,13 @@ pub mod psi_setup;
 use text::{Entry, Text};
 
 /// The programs' command lines.
-pub fn programs() -> [Command; 5] {
+pub fn programs() -> [Command; 6] {
     [
         psi_serve::Args::command(),
         psi_setup::Args::command(),
         psi_cachectl::Args::command(),
         psi_hsm::Args::command(),
+        psi_install::Args::command(),
         secret(),
     ]
 }

@@ -274,6 +274,7 @@ fn commands(text: &str) -> Vec<String> {
             "psi-cachectl",
             "psi-hsm",
             "psi-secret",
+            "psi-install",
         ]
         .contains(&first);
         let is_command = said.contains(' ')
@@ -304,7 +305,7 @@ fn without_blocks(text: &str) -> String {
 }
 
 /// Whether the programs understand the words of `said`.
-fn check(programs: &[Command; 5], said: &str) -> Result<(), String> {
+fn check(programs: &[Command], said: &str) -> Result<(), String> {
     let said = said
         .split(" #")
         .next()

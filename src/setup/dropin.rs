@@ -13,7 +13,10 @@ use crate::setup::plan::Registration;
 use crate::setup::retire::unix_time;
 
 /// The file's name; one that sorts later may add to it or reset it.
-const FILE: &str = "50-secrets.conf";
+pub const FILE: &str = "50-secrets.conf";
+
+/// How each of them starts.
+pub const FIRST_WORDS: &str = "# Written by psi-setup ";
 
 /// Largest drop-in that is read, in bytes.
 const MAX_FILE: u64 = 16 << 20;
@@ -25,8 +28,7 @@ pub fn path(systemd_dir: &Path, unit: &str) -> PathBuf {
 
 /// The text for a workload that is to have the secrets of these lines.
 pub fn render(workload: &Workload, name: &str, secrets: &[String]) -> String {
-    let mut text =
-        format!("# Written by psi-setup for workload {name}; changes are overwritten.\n");
+    let mut text = format!("{FIRST_WORDS}for workload {name}; changes are overwritten.\n");
     if !workload.depends_on.is_empty() {
         let units = workload.depends_on.join(" ");
         // Wants=, not Requires=: a failed setup must not keep the workload down.

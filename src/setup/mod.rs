@@ -20,7 +20,7 @@ use crate::systemd::Credentials;
 use crate::wire::{Check, HandOver};
 
 mod discover;
-mod dropin;
+pub(crate) mod dropin;
 mod guard;
 mod job;
 mod local;

@@ -1,0 +1,328 @@
+//! `psi-install units`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::cli::{self, CommonArgs};
+use crate::config::{Config, Scope};
+use crate::error::{Error, Kind, Result};
+use crate::install::accounts::{self, Ids, PSI};
+use crate::install::plan::{File, Step};
+use crate::install::selection::{Target, Units, image_file, image_in, is_image};
+use crate::install::shipped::{Mode, Part, SYSUSERS};
+use crate::install::work::Work;
+use crate::install::{Options, tree};
+
+/// Where programs are that somebody has installed.
+const PROGRAMS: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
+
+/// The name under which systemd-sysusers and systemd-tmpfiles find ours, wherever they are.
+const CONF: &str = "psi.conf";
+
+/// The key that the Python program sealed, and where it is expected.
+const MIGRATED_KEY: &str = "/etc/psi/cache.key";
+
+pub const MANUAL: &str = "\
+Examples:
+  psi-install units --mode native --dry-run
+      What would be written, whole.
+  psi-install units --mode native --enable
+      Put the units in their places and start them.
+  psi-install units --mode container --image registry.example.com/psi:1 --root /host
+      The same with quadlets, in a container of that image which has the host's root at /host.
+";
+
+/// What `units` takes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What runs PSI's programs: systemd, or Podman from an image.
+    #[arg(long, value_enum)]
+    pub mode: Mode,
+    /// The image [default: that of the last time, else localhost/psi:1].
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// Enable and start them as well; needed to change from one mode to the other.
+    #[arg(long)]
+    pub enable: bool,
+}
+
+pub fn run(args: &Args, common: &CommonArgs, options: &Options) -> Result<u8> {
+    check_image(args)?;
+    let is_elsewhere = options.root != Path::new(tree::HERE);
+    let brings_driver = args.mode == Mode::Container && is_elsewhere;
+    let driver = brings_driver
+        .then(|| tree::program_beside("psi-secret"))
+        .transpose()?;
+
+    let mut work = Work::begin(options)?;
+    let config = cli::load_config(common)?;
+    check_scope(args, work.layout.scope)?;
+    check_mode_change(args, &work)?;
+    check_driver(&config, brings_driver)?;
+    let programs = programs(args.mode)?;
+
+    let ids = match config.scope {
+        Scope::System => accounts(&mut work)?,
+        Scope::User => None,
+    };
+    let target = Target {
+        mode: args.mode,
+        units: work.layout.units.clone(),
+        image: image(args, &config),
+        programs,
+        ids,
+        systemd: work.host.systemd_version(),
+        has_migrated_key: Path::new(MIGRATED_KEY).exists(),
+        driver,
+        config: &config,
+    };
+    install(&mut work, &target)?;
+    if config.scope == Scope::System {
+        close_config(&work, &target)?;
+    }
+    if args.enable || work.has_changed {
+        start_or_say_how(&work, &target, args.enable)?;
+    }
+    work.end()
+}
+
+fn check_image(args: &Args) -> Result<()> {
+    let wrong = |what: &str, hint: &str| Err(Error::new(Kind::Usage, what).hint(hint));
+    match (&args.image, args.mode) {
+        (None, _) => Ok(()),
+        (Some(_), Mode::Native) => {
+            wrong("--image is for `--mode container`", "leave one of them out")
+        }
+        (Some(image), Mode::Container) if !is_image(image) => wrong(
+            "--image is no image's name",
+            "e.g. `--image registry.example.com/psi:1`",
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn check_scope(args: &Args, scope: Scope) -> Result<()> {
+    if (args.mode, scope) != (Mode::Container, Scope::User) {
+        return Ok(());
+    }
+    let what = "for rootless Podman there are native units only";
+    Err(Error::new(Kind::Usage, what).hint(
+        "`psi-install units --mode native`; as root, for root's Podman, --mode container works",
+    ))
+}
+
+/// Between the two modes psi-serve is away: the change is made in one go, and wanted.
+fn check_mode_change(args: &Args, work: &Work) -> Result<()> {
+    let (other, name) = match args.mode {
+        Mode::Native => ("psi-secrets.container", "container"),
+        Mode::Container => ("psi-secrets.service", "native"),
+    };
+    let is_other = |path: &&PathBuf| path.file_name().is_some_and(|name| name == other);
+    if args.enable || !work.manifest.paths().any(|path| is_other(&path)) {
+        return Ok(());
+    }
+    let what = format!("this machine has the units of --mode {name}");
+    Err(Error::new(Kind::Refused, what)
+        .hint("with `--enable` they are stopped and replaced in one go"))
+}
+
+/// Each secret that psi-setup registers names that program.
+fn check_driver(config: &Config, is_brought: bool) -> Result<()> {
+    let path = &config.driver_path;
+    let is_distributions = path.starts_with("/usr") && !path.starts_with("/usr/local");
+    if is_brought && !is_distributions || !is_brought && path.exists() {
+        return Ok(());
+    }
+    let shown = path.display();
+    let what = match is_brought {
+        true => format!("driver_path is {shown}, in a directory of the distribution's"),
+        false => format!("there is no {shown}, which driver_path says Podman is to run"),
+    };
+    let file = config.file.display();
+    Err(Error::new(Kind::Config, what).hint(format!(
+        "write `driver_path: /usr/local/bin/psi-secret` to {file}, or where else it is to be"
+    )))
+}
+
+fn programs(mode: Mode) -> Result<PathBuf> {
+    let has_serve = |directory: &&&str| Path::new(directory).join("psi-serve").exists();
+    match (PROGRAMS.iter().find(has_serve), mode) {
+        (Some(directory), _) => Ok(directory.into()),
+        (None, Mode::Container) => Ok(PROGRAMS[0].into()),
+        (None, Mode::Native) => {
+            let what = format!("there is no psi-serve in {}", PROGRAMS.join(" or "));
+            Err(Error::new(Kind::NotFound, what)
+                .hint("`make install`, or `psi-install units --mode container --image IMAGE`"))
+        }
+    }
+}
+
+fn image(args: &Args, config: &Config) -> Option<String> {
+    let before = || {
+        let text = fs::read_to_string(image_file(&config.systemd_dir)).ok()?;
+        image_in(&text).map(str::to_owned)
+    };
+    args.image.clone().or_else(before)
+}
+
+/// The accounts' numbers; they are made first if they are missing.
+fn accounts(work: &mut Work) -> Result<Option<Ids>> {
+    if !tree::is_packaged(&sysusers()) {
+        work.write(sysusers())?;
+    }
+    if let Some(ids) = accounts::ids()? {
+        return Ok(Some(ids));
+    }
+    work.command(&["systemd-sysusers".to_owned(), CONF.to_owned()])?;
+    let ids = accounts::ids()?;
+    if work.is_dry() {
+        work.say(
+            "note",
+            "the numbers of the user that this makes take the place of N below",
+        )?;
+        return Ok(ids);
+    }
+    ids.map(Some).ok_or_else(|| {
+        let what = format!("there is no user {PSI} with a group of its own");
+        Error::new(Kind::NotFound, what)
+            .hint("`systemd-sysusers psi.conf` makes it, then run psi-install again")
+    })
+}
+
+fn sysusers() -> File {
+    File::text(Path::new("/etc/sysusers.d").join(CONF), SYSUSERS)
+}
+
+/// Files away first that are no longer wanted, so that no unit is of two modes at any time.
+fn install(work: &mut Work, target: &Target<'_>) -> Result<()> {
+    let elsewhere = [sysusers().path, work.layout.driver_conf.clone()];
+    let mut wanted = target.files();
+    wanted.retain(|file| !tree::is_packaged(file));
+    let mut steps = work.plan(wanted)?;
+    steps.retain(|step| !elsewhere.contains(step.path()));
+    let (removals, writes): (Vec<Step>, Vec<Step>) = steps
+        .into_iter()
+        .partition(|step| matches!(step, Step::Remove(_)));
+    stop(work, removals.iter().map(Step::path))?;
+    work.carry_out(removals)?;
+    work.carry_out(writes)?;
+    if work.has_changed {
+        after(work)?;
+    }
+    Ok(())
+}
+
+/// What reads the files that have changed.
+fn after(work: &Work) -> Result<()> {
+    if work.layout.scope == Scope::System {
+        let tmpfiles = ["systemd-tmpfiles", "--create", CONF];
+        work.command_if_up(&tmpfiles.map(str::to_owned))?;
+    }
+    work.command_if_up(&work.host.systemctl(&["daemon-reload"]))
+}
+
+/// Stops the units of these files, if they are any.
+pub fn stop<'p>(work: &Work, files: impl Iterator<Item = &'p PathBuf>) -> Result<()> {
+    let names = files.filter_map(|path| path.file_name()?.to_str());
+    let (mut quadlets, mut units) = (Vec::new(), Vec::new());
+    for name in names {
+        match name.rsplit_once('.') {
+            Some((name, "container")) => quadlets.push(format!("{name}.service")),
+            // Templates have no instance of that name.
+            Some((stem, "service" | "socket" | "timer")) if !stem.ends_with('@') => {
+                units.push(name.to_owned());
+            }
+            _ => {}
+        }
+    }
+    // A socket that is stopped last would start its service again.
+    units.sort_by_key(|name| name.ends_with(".service"));
+    let all = |words: &[&str], names: &[String]| {
+        let mut command = work.host.systemctl(words);
+        command.extend_from_slice(names);
+        command
+    };
+    if !units.is_empty() {
+        match work.host.is_up {
+            true => work.command(&all(&["disable", "--now"], &units))?,
+            false => work.command(&all(&["disable"], &units))?,
+        }
+    }
+    if !quadlets.is_empty() {
+        work.command_if_up(&all(&["stop"], &quadlets))?;
+    }
+    Ok(())
+}
+
+/// psi-serve must be able to read the configuration, and nobody else.
+fn close_config(work: &Work, target: &Target<'_>) -> Result<()> {
+    let Some(ids) = &target.ids else {
+        return Ok(());
+    };
+    let file = &target.config.file;
+    if tree::config_is_closed(file, ids.gid)? {
+        return Ok(());
+    }
+    if !work.is_dry() {
+        tree::close_config(file, ids.gid)?;
+    }
+    work.say("changed", &format!("{}: root:{PSI}, 0640", file.display()))
+}
+
+fn start_or_say_how(work: &Work, target: &Target<'_>, enable: bool) -> Result<()> {
+    if target.lacks_tss() {
+        work.say(
+            "note",
+            "there is no group tss, so psi-serve gets no TPM: install tpm2-tss (Fedora) or tpm-udev (Debian), then run psi-install again",
+        )?;
+    }
+    if target.mode == Mode::Container && target.has(Part::Hsm) {
+        work.say("next", "psi-hsm setup-pcscd")?;
+    }
+    let [serve, others] = target.units();
+    start(work, &serve, enable)?;
+    if let Some(init) = init(target).filter(|_| !enable) {
+        work.say("next", &init)?;
+    }
+    start(work, &others, enable)
+}
+
+/// How the cache is made, if there is to be one and is none. The first values that are handed over make
+/// one, too, but nobody has a recovery key then.
+fn init(target: &Target<'_>) -> Option<String> {
+    let backend = target.backend()?.as_str();
+    let in_container = match target.mode {
+        Mode::Native => "",
+        Mode::Container => "podman exec psi-secrets ",
+    };
+    let is_there = target.config.cache.path.exists();
+    (!is_there).then(|| format!("{in_container}psi-cachectl init --backend {backend} --recovery"))
+}
+
+/// Units that have files are enabled; those that quadlet makes can't be, and need not.
+fn start(work: &Work, units: &Units, enable: bool) -> Result<()> {
+    let command = |words: &[&str], names: &[String]| {
+        let mut command = work.host.systemctl(words);
+        command.extend_from_slice(names);
+        command
+    };
+    let now: &[&str] = match work.host.is_up || !enable {
+        true => &["enable", "--now"],
+        false => &["enable"],
+    };
+    if !units.files.is_empty() {
+        let enabling = command(now, &units.files);
+        match enable {
+            true => work.command(&enabling)?,
+            false => work.say("next", &enabling.join(" "))?,
+        }
+    }
+    if !units.quadlets.is_empty() {
+        let starting = command(&["start"], &units.quadlets);
+        match enable {
+            true => work.command_if_up(&starting)?,
+            false => work.say("next", &starting.join(" "))?,
+        }
+    }
+    Ok(())
+}

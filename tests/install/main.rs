@@ -1,0 +1,17 @@
+//! psi-install on a machine's root directory: what it writes, what it leaves alone, what it takes away.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod container;
+mod driver_conf;
+mod fixture;
+mod foreign;
+mod refused;
+mod rootless;
+mod uninstall;
+mod units;

@@ -1,0 +1,99 @@
+//! `psi-install uninstall`.
+
+use crate::fixture::{INFISICAL, Root};
+
+#[test]
+fn nothing_of_psis_units_is_left_and_secrets_and_state_are() {
+    for mode in ["native", "container"] {
+        let config =
+            format!("driver_path: /usr/local/bin/psi-secret\n{INFISICAL}cache: {{backend: tpm}}\n");
+        let root = Root::booted(&config);
+        root.write("usr/local/bin/psi-secret", "");
+        root.write("var/lib/psi/cache.enc", "sealed");
+        root.write("etc/credstore.encrypted/infisical-client-secret", "sealed");
+        let drop_in = "/etc/containers/systemd/myapp.container.d/50-secrets.conf";
+        root.write(
+            drop_in,
+            "# Written by psi-setup for workload myapp; changes are overwritten.\n",
+        );
+        std::fs::remove_file(root.path("usr/local/bin/psi-secret")).unwrap();
+        if mode == "native" {
+            root.write("usr/local/bin/psi-secret", "");
+        }
+        let before: Vec<String> = root.tree().into_keys().collect();
+        root.install(&["units", "--mode", mode]).ended(0);
+        root.commands();
+
+        let shown = root.install(&["uninstall", "--dry-run"]).ended(0);
+        shown.says(&["# remove /etc/systemd/system/psi-secrets.socket"]);
+        assert_eq!(root.commands(), [""; 0]);
+        let done = root.install(&["uninstall"]).ended(0);
+        done.says(&["stays", "/var/lib/psi", "Podman's secrets"]);
+        let left: Vec<String> = root.tree().into_keys().collect();
+        assert_eq!(left, before, "{mode}");
+        assert!(root.has("var/lib/psi/cache.enc"));
+
+        let commands = root.commands();
+        let last = "systemctl daemon-reload";
+        assert_eq!(commands.last().map(String::as_str), Some(last));
+        assert!(commands.concat().contains("psi-secrets.socket"));
+        assert!(commands.concat().contains("psi-secrets.service"));
+        root.install(&["uninstall"]).ended(0).never_says("removed");
+    }
+}
+
+#[test]
+fn a_machine_on_which_nothing_was_installed_stays_as_it_is() {
+    let root = Root::booted("");
+    let before = root.tree();
+    root.install(&["uninstall"]).ended(0).never_says("removed");
+    assert_eq!(root.tree(), before);
+    assert_eq!(root.commands(), [""; 0]);
+}
+
+#[test]
+fn a_broken_configuration_is_no_obstacle() {
+    let root = Root::new(INFISICAL);
+    root.install(&["units", "--mode", "native"]).ended(0);
+    root.write("etc/psi/config.yaml", "{");
+    root.install(&["uninstall"]).ended(0);
+    assert!(!root.has("/etc/systemd/system/psi-secrets.socket"));
+}
+
+#[test]
+fn an_edited_file_is_kept_and_told() {
+    let root = Root::new(INFISICAL);
+    root.install(&["units", "--mode", "native"]).ended(0);
+    let socket = "/etc/systemd/system/psi-secrets.socket";
+    root.write(socket, "[Socket]\n");
+    root.install(&["uninstall"])
+        .ended(1)
+        .says(&["kept", socket, "edited since"]);
+    assert_eq!(root.read(socket), "[Socket]\n");
+}
+
+#[test]
+fn state_is_not_purged_while_podman_can_not_be_asked() {
+    let root = Root::new(INFISICAL);
+    root.write("var/lib/psi/cache.enc", "sealed");
+    root.install(&["units", "--mode", "native"]).ended(0);
+    let before = root.tree();
+    root.install(&["uninstall", "--purge-state"])
+        .ended(69)
+        .says(&["podman.sock", "next: "]);
+    assert_eq!(root.tree(), before);
+    assert!(root.has("var/lib/psi/cache.enc"));
+}
+
+#[test]
+fn what_a_package_has_put_there_is_stopped_and_stays() {
+    let root = Root::booted(INFISICAL);
+    let packaged = "/usr/lib/systemd/system/psi-secrets.service";
+    root.write(packaged, "[Service]\n");
+    root.install(&["uninstall"])
+        .ended(0)
+        .says(&["stays", packaged]);
+    let expected = "systemctl disable --now psi-secrets.service";
+    assert_eq!(root.commands(), [expected]);
+    assert!(root.has(packaged));
+}
