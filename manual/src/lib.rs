@@ -1,7 +1,7 @@
 //! Man pages and shell completions of PSI's programs, from what their `--help` says.
 //!
 //! psi-serve, psi-setup, psi-cachectl, psi-hsm and psi-install have their command lines from clap, so theirs
-//! are asked //! for. psi-secret does without clap: its help text is read instead.
+//! are asked for. psi-secret does without clap: its help text is read instead.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
