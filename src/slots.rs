@@ -310,8 +310,7 @@ impl Job<'_> {
         match (&asked.token, token_serial(&slot.fields)) {
             (Some(serial), _) => self.devices.hsm(Some(serial)),
             (None, Some(serial)) if asked.id.is_none() => self.devices.hsm(Some(serial)),
-            (None, Some(serial)) => self.devices.hsm(None).preferring(serial),
-            (None, None) => self.devices.hsm(None),
+            (None, _) => self.devices.hsm(None).preferring(&slot.fields),
         }
     }
 

@@ -23,7 +23,7 @@ pub fn log_in(session: &Session, token: &TokenInfo, pin: &Pin, module: &Path) ->
     let Some(secret) = pin.read(&token.serial)? else {
         return Err(no_pin(token));
     };
-    if pin::was_rejected(&token.serial, &secret) {
+    if pin::was_rejected(&token.name(), &secret) {
         let what = format!(
             "{} has rejected this PIN before: it is not tried again",
             token.name()
@@ -42,7 +42,7 @@ pub fn log_in(session: &Session, token: &TokenInfo, pin: &Pin, module: &Path) ->
         // Another session of this process has done it meanwhile.
         RvError::UserAlreadyLoggedIn => Ok(()),
         RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange => {
-            pin::reject(&token.serial, secret);
+            pin::reject(&token.name(), secret);
             Err(rejected(token, &error))
         }
         RvError::PinLocked => Err(locked(token)),
@@ -94,10 +94,8 @@ fn locked(token: &TokenInfo) -> Error {
         "the PIN of {} is locked after wrong ones (CKR_PIN_LOCKED)",
         token.name()
     );
-    Error::new(Kind::Config, what).hint(
-        "who has the SO PIN unblocks it: `pkcs11-tool --login --login-type so --init-pin`, or for a Nitrokey \
-         `sc-hsm-tool --unblock-pin`",
-    )
+    Error::new(Kind::Config, what)
+        .hint("who has the SO PIN sets a new one: `pkcs11-tool --login --login-type so --init-pin`")
 }
 
 fn no_pin(token: &TokenInfo) -> Error {
@@ -106,7 +104,7 @@ fn no_pin(token: &TokenInfo) -> Error {
         token.name()
     );
     Error::new(Kind::Config, what).hint(
-        "`systemd-creds encrypt --tpm2-pcrs= --name=hsm-pin - /etc/credstore.encrypted/hsm-pin` asks for nothing and \
-         seals what you type, until Ctrl-D; then `systemctl restart psi-secrets.service`",
+        "`systemd-ask-password -n | systemd-creds encrypt --tpm2-pcrs= --name=hsm-pin - \
+         /etc/credstore.encrypted/hsm-pin` seals it, then `systemctl restart psi-secrets.service`",
     )
 }

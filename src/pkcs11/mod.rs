@@ -49,8 +49,9 @@ pub struct Settings {
 /// Which of the tokens that a module shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenName {
-    /// If a token with this serial number is there, it is the one.
-    pub preferred_serial: Option<String>,
+    /// If a token with this serial number and label is there, it is the one. Some modules give all
+    /// their tokens the same number.
+    pub preferred: Option<(String, String)>,
     /// Only a token with this serial number.
     pub serial: Option<String>,
     /// Only a token with this label.
@@ -74,7 +75,7 @@ impl Settings {
         Self {
             module: config.pkcs11_module.clone(),
             token: TokenName {
-                preferred_serial: None,
+                preferred: None,
                 serial: config.token_serial.clone(),
                 label: config.token_label.clone(),
                 slot: config.slot,
@@ -119,11 +120,11 @@ impl Token {
         &self.settings.module
     }
 
-    /// The token with this serial number if it is there, else this one.
+    /// The token with this serial number and label if it is there, else this one.
     #[must_use]
-    pub fn preferring(&self, serial: &str) -> Self {
+    pub fn preferring(&self, serial: &str, label: &str) -> Self {
         let mut settings = Settings::clone(&self.settings);
-        settings.token.preferred_serial = Some(serial.to_owned());
+        settings.token.preferred = Some((serial.to_owned(), label.to_owned()));
         Self::new(settings)
     }
 

@@ -72,21 +72,21 @@ impl Pin {
     }
 }
 
-/// PINs that tokens have rejected, with the tokens' serial numbers.
+/// PINs that tokens have rejected, with the tokens' names.
 static REJECTED: Mutex<Vec<(String, Locked)>> = Mutex::new(Vec::new());
 
 /// Whether the token has rejected this PIN before.
-pub fn was_rejected(serial: &str, pin: &[u8]) -> bool {
+pub fn was_rejected(token: &str, pin: &[u8]) -> bool {
     let rejected = REJECTED.lock().unwrap_or_else(PoisonError::into_inner);
     rejected
         .iter()
-        .any(|(token, other)| token == serial && verify_slices_are_equal(other, pin).is_ok())
+        .any(|(name, other)| name == token && verify_slices_are_equal(other, pin).is_ok())
 }
 
 /// Keeps this PIN from being tried on that token again.
-pub fn reject(serial: &str, pin: Locked) {
+pub fn reject(token: &str, pin: Locked) {
     let mut rejected = REJECTED.lock().unwrap_or_else(PoisonError::into_inner);
-    rejected.push((serial.to_owned(), pin));
+    rejected.push((token.to_owned(), pin));
 }
 
 #[cfg(test)]
@@ -122,9 +122,9 @@ mod tests {
 
     #[test]
     fn a_rejected_pin_is_remembered_for_its_token_and_no_other() {
-        reject("a serial number", Locked::copy_of(b"1111"));
-        assert!(was_rejected("a serial number", b"1111"));
-        assert!(!was_rejected("a serial number", b"2222"));
+        reject("a token", Locked::copy_of(b"1111"));
+        assert!(was_rejected("a token", b"1111"));
+        assert!(!was_rejected("a token", b"2222"));
         assert!(!was_rejected("another", b"1111"));
     }
 }

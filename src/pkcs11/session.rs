@@ -83,7 +83,7 @@ impl Seat {
             );
             return Error::new(Kind::Config, what).hint(
                 "SoftHSM 2.6 is one of those; a Nitrokey HSM with OpenSC 0.23 or later can do it: \
-                 `pkcs11-tool --version` tells which OpenSC is installed",
+                 `opensc-tool --info` tells which OpenSC is installed",
             );
         }
         failed

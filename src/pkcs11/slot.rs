@@ -84,9 +84,10 @@ fn slots(module: &Pkcs11, path: &Path) -> Result<Vec<Slot>> {
 /// # Errors
 /// [`Kind::Unreachable`] if it is not there, [`Kind::Config`] if it may be more than one.
 pub fn find(module: &Pkcs11, path: &Path, name: &TokenName) -> Result<(Slot, TokenInfo)> {
-    if let Some(serial) = &name.preferred_serial {
+    if let Some((serial, label)) = &name.preferred {
         let preferred = all(module, path)?.into_iter();
-        let mut preferred = preferred.filter(|(_, token)| token.serial == *serial);
+        let is_it = |token: &TokenInfo| token.serial == *serial && token.label == *label;
+        let mut preferred = preferred.filter(|(_, token)| is_it(token));
         if let Some(token) = preferred.next() {
             return Ok(token);
         }

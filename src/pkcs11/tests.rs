@@ -78,7 +78,7 @@ fn tokens_of_the_same_settings_share_a_session() {
     let module = Module::with_key("psi", PIN);
     decrypts(&token(&module));
     decrypts(&token(&module));
-    decrypts(&token(&module).preferring("no such serial number"));
+    decrypts(&token(&module).preferring("no such serial number", "psi"));
     assert_eq!(module.calls("C_Login"), 1);
 }
 
@@ -122,7 +122,7 @@ fn a_token_is_found_by_its_label_its_serial_number_or_its_place() {
     };
     assert_eq!(info(by_serial).unwrap().serial, serial);
     let preferred = TokenName {
-        preferred_serial: text(&serial),
+        preferred: Some((serial.clone(), "second".to_owned())),
         ..none()
     };
     assert_eq!(info(preferred).unwrap().serial, serial);

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A slot is made with the public key, in software, and without a login; to open it takes one
-//! operation of the private key. The token with that serial number is asked if it is there, else the
+//! operation of the private key. The token with that serial number and label is asked if it is there, else the
 //! one that the configuration names: a copy of the key on another token opens the slot too. Serial
 //! number and label are hints, since the cache authenticates its header.
 
@@ -33,11 +33,16 @@ pub struct Hsm {
 }
 
 impl Hsm {
-    /// The token with this serial number if it is there, else this one.
+    /// The token that a slot was made with if it is there, else this one.
     #[must_use]
-    pub fn preferring(self, serial: &str) -> Self {
+    pub fn preferring(self, fields: &SlotFields) -> Self {
+        let text = |name: &str| fields.get(name)?.as_str();
+        let made_with = text("token_serial").zip(text("token_label"));
         Self {
-            token: self.token.map(|token| token.preferring(serial)),
+            token: self.token.map(|token| match made_with {
+                Some((serial, label)) => token.preferring(serial, label),
+                None => token,
+            }),
         }
     }
 
@@ -75,17 +80,12 @@ impl Protector for Hsm {
     /// token's; [`Kind::Config`] if no token is configured; as [`Token::decrypt`].
     fn unseal(&self, fields: &SlotFields) -> Result<Key> {
         let slot = Slot::from_fields(fields)?;
-        let mut token = self.token()?.clone();
-        if let Some(serial) = &slot.token_serial {
-            token = token.preferring(serial);
-        }
-        let key =
-            token
-                .decrypt(&slot.encrypted_key, PATIENCE)
-                .map_err(|e| match slot.made_with() {
-                    Some(made_with) => e.during(format!("the slot was made with {made_with}")),
-                    None => e,
-                })?;
+        let preferring = self.clone().preferring(fields);
+        let key = preferring.token()?.decrypt(&slot.encrypted_key, PATIENCE);
+        let key = key.map_err(|e| match slot.made_with() {
+            Some(made_with) => e.during(format!("the slot was made with {made_with}")),
+            None => e,
+        })?;
         Key::from_bytes(&key).ok_or_else(|| damaged("what it encrypts is no 32-byte key"))
     }
 }

@@ -11,4 +11,5 @@ mod hsm;
 mod memory;
 mod serve;
 mod setup;
+mod token;
 mod world;

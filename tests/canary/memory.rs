@@ -52,7 +52,7 @@ pub struct Held {
     pub words: String,
 }
 
-fn unprotected(mapping: &Mapping) -> bool {
+pub fn unprotected(mapping: &Mapping) -> bool {
     !mapping.is_protected()
 }
 
@@ -62,7 +62,7 @@ pub fn anywhere(_: &Mapping) -> bool {
 
 /// Expects that what is held is what the configuration and the logins are kept in.
 #[track_caller]
-fn is_only_configuration(held: &[Held]) {
+pub fn is_only_configuration(held: &[Held]) {
     let most_copies = |kind| match kind {
         Kind::ClientSecret | Kind::SocketToken | Kind::Pin => 1,
         // hyper's own is in the buffer of the connection that is kept to the provider.
