@@ -13,7 +13,7 @@ use psi::mapping::{Mapping, ProviderName};
 use psi_fuzz::{assert_damaged, seed_key};
 
 fuzz_target!(|data: &[u8]| {
-    check_owners(data);
+    check_owners(data, u32::MAX as usize);
     let buffer = [&[0; NONCE_LEN], data, &[0; TAG_LEN]].concat();
     let plain = NONCE_LEN..NONCE_LEN + data.len();
     match Table::parse(Locked::copy_of(&buffer), plain) {
@@ -29,7 +29,7 @@ fn check_table(table: &Table, data: &[u8]) {
     let model: BTreeMap<EntryKey, &[u8]> = entries.iter().copied().collect();
     for (key, value) in &model {
         assert_eq!(table.get(key), Some(*value));
-        check_owners(value);
+        check_owners(value, entries.len());
     }
     let other = Mapping::new(ProviderName::Local, []);
     let other = Keyer::new(&seed_key()).entry_key(&other);
@@ -40,13 +40,14 @@ fn check_table(table: &Table, data: &[u8]) {
     assert_eq!(rebuilt.hmac_key(), table.hmac_key());
 }
 
-fn check_owners(data: &[u8]) {
-    match Owners::parse(Some(data)) {
+fn check_owners(data: &[u8], records: usize) {
+    match Owners::parse(Some(data), records) {
         Ok(owners) => {
             let bytes = owners.to_bytes();
-            let again = Owners::parse(Some(&bytes)).expect("it was written as it is read");
+            let again = Owners::parse(Some(&bytes), records).expect("it was written as it is read");
             assert_eq!(again, owners);
             assert_eq!(again.to_bytes(), bytes);
+            assert!(owners.owned().iter().all(|place| (1..records).contains(&(*place as usize))));
             assert!(owners.workloads().all(|name| !["", "\0"].contains(&name)));
         }
         Err(error) => assert_damaged(&error),

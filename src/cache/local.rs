@@ -1,9 +1,9 @@
 //! Values that were put by hand: the cache has their only copy.
 
-use std::collections::BTreeMap;
-
+use crate::cache::draft::Draft;
 use crate::cache::owners::Owners;
-use crate::cache::{Cache, EntryKey};
+use crate::cache::staging::Staging;
+use crate::cache::{Cache, EntryKey, Saved};
 use crate::error::{Error, Kind, Result};
 use crate::wire::{PutLocal, RemovedLocal};
 
@@ -22,11 +22,15 @@ impl Cache {
         check_local(value)?;
         let _writing = self.start_writing();
         let before = self.current();
-        let mut owners = before.owners()?;
-        let stored = !owners.is_by_hand(&key) || before.table.get(&key) != Some(value);
+        let stored = !is_by_hand(&before, &key)? || before.table.get(&key) != Some(value);
         let generation = if stored {
-            owners.put_by_hand(key);
-            self.save(&before, &BTreeMap::from([(key, value)]), &owners)?
+            let mut staging = Staging::default();
+            staging.add(key, value)?;
+            let mut draft = Draft::of(&before.table, staging)?;
+            if let Some(place) = draft.place(&key) {
+                draft.owners.put_by_hand(place);
+            }
+            self.save(&before, draft)?
         } else {
             before.header.generation
         };
@@ -45,13 +49,21 @@ impl Cache {
         let _writing = self.start_writing();
         let before = self.current();
         let mut owners = before.owners()?;
-        let removed = owners.is_by_hand(key);
-        if removed {
-            owners.forget(key);
-            self.save(&before, &BTreeMap::new(), &owners)?;
+        let place = before.table.place(key).filter(|p| owners.is_by_hand(*p));
+        if let Some(place) = place {
+            owners.forget(place);
+            self.save(&before, Draft::owned_by(&before.table, owners))?;
         }
-        Ok(RemovedLocal { removed })
+        Ok(RemovedLocal {
+            removed: place.is_some(),
+        })
     }
+}
+
+fn is_by_hand(saved: &Saved, key: &EntryKey) -> Result<bool> {
+    let place = saved.table.place(key);
+    let owners = saved.owners()?;
+    Ok(place.is_some_and(|place| owners.is_by_hand(place)))
 }
 
 /// Whether `value` can be a local value at all.
@@ -74,8 +86,8 @@ pub fn check_local(value: &[u8]) -> Result<()> {
 }
 
 /// Lets everything be dropped but what was put by hand.
-pub(super) fn keep(owners: &Owners, key: &EntryKey) -> Result<()> {
-    if !owners.is_by_hand(key) {
+pub(super) fn keep(owners: &Owners, place: u32) -> Result<()> {
+    if !owners.is_by_hand(place) {
         return Ok(());
     }
     let what = "it is a local value: the cache has its only copy, and no provider has it";

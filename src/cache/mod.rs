@@ -3,43 +3,40 @@
 //! The file and its key have one owner at a time, the holder of [`lock`]'s. It knows neither
 //! where values come from nor who asks for them.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Kind, Result};
 use crate::lock::Lock;
-use crate::mapping::ProviderName;
 use crate::protector::{Key, Protector};
-use crate::secret::quote_name;
-use crate::wire::{Counts, HandOver, HandedOver};
 
+mod draft;
 pub mod envelope;
 mod file;
+mod hand_over;
 mod local;
 mod opening;
 mod owners;
 mod retired;
 mod slots;
+mod staging;
 mod table;
 pub mod v1;
 
 pub use envelope::{Header, Keyslot};
+pub use hand_over::Offer;
 pub use local::{MAX_LOCAL, check_local, no_place_for_local};
 pub use opening::{Attempt, Opening, Outline, Unopened, outline, try_slots};
 pub use owners::Owners;
 pub use slots::{Anew, no_such_slot};
 pub use table::{EntryKey, Keyer, Table};
 
+use draft::Draft;
+use staging::Staging;
+
 /// The lock's file in the state directory.
 const LOCK: &str = ".lock";
-
-/// Longest name of a workload, in bytes: as long as a file name.
-const MAX_WORKLOAD_NAME: usize = 255;
-
-/// How often the time of a refresh that changed nothing is written, in seconds.
-const REMEMBER_TIME_EVERY: u64 = 3600;
 
 /// An opened cache. Lookups and commits may come from any thread.
 pub struct Cache {
@@ -90,7 +87,8 @@ impl Cache {
     /// What a protector says, or [`Kind::Io`] if it cannot be written.
     pub fn create(path: &Path, protectors: &[Box<dyn Protector>]) -> Result<Self> {
         let cache = Self::unsaved(path, protectors)?;
-        cache.save(&cache.current(), &BTreeMap::new(), &Owners::default())?;
+        let before = cache.current();
+        cache.save(&before, Draft::of(&before.table, Staging::default())?)?;
         Ok(cache)
     }
 
@@ -104,7 +102,10 @@ impl Cache {
     }
 
     /// The same, with entries that are named under `hmac_key`.
-    fn keyed(path: &Path, protectors: &[Box<dyn Protector>], hmac_key: &Key) -> Result<Self> {
+    ///
+    /// # Errors
+    /// What a protector says.
+    pub fn keyed(path: &Path, protectors: &[Box<dyn Protector>], hmac_key: &Key) -> Result<Self> {
         let data_key = Key::generate()?;
         let mut header = Header {
             key_id: random_key_id()?,
@@ -151,81 +152,6 @@ impl Cache {
         &self.keyer
     }
 
-    /// Takes over everything `provider` has for the workloads that are named, in one write.
-    ///
-    /// The answer means that it is on disk and served. Workloads that are not named keep what
-    /// they have. What a workload had and the provider no longer has is retired, not dropped.
-    ///
-    /// # Errors
-    /// [`Kind::Refused`] if one mapping comes with two values or a workload has an impossible
-    /// name, [`Kind::Io`] if it cannot be
-    /// written; what was there before is then still there.
-    pub fn commit(&self, provider: ProviderName, hand_over: &HandOver) -> Result<HandedOver> {
-        self.commit_at(provider, hand_over, now())
-    }
-
-    fn commit_at(
-        &self,
-        provider: ProviderName,
-        hand_over: &HandOver,
-        now: u64,
-    ) -> Result<HandedOver> {
-        let _writing = self.start_writing();
-        let before = self.current();
-        let mut owners = Owners::parse(before.table.get(&EntryKey::OWNERS))?;
-        let mut values = BTreeMap::new();
-        let mut workloads = BTreeMap::new();
-        for (workload, given) in &hand_over.workloads {
-            check_workload_name(workload)?;
-            let mut counts = Counts::default();
-            let mut live = BTreeSet::new();
-            for entry in &given.entries {
-                let key = self.keyer.entry_key(&entry.mapping);
-                let value = entry.value.expose();
-                if values
-                    .insert(key, value)
-                    .is_some_and(|other| other != value)
-                {
-                    return Err(two_values(workload));
-                }
-                if live.insert(key) {
-                    let known = before.table.get(&key) == Some(value);
-                    *(if known {
-                        &mut counts.unchanged
-                    } else {
-                        &mut counts.stored
-                    }) += 1;
-                }
-            }
-            counts.retired = owners.hand_over(workload, provider.as_str(), &live, now);
-            workloads.insert(workload.clone(), counts);
-        }
-        let generation = if self.is_worth_saving(&before, &owners, &workloads, now)? {
-            self.save(&before, &values, &owners)?
-        } else {
-            before.header.generation
-        };
-        Ok(HandedOver {
-            generation,
-            workloads,
-        })
-    }
-
-    fn is_worth_saving(
-        &self,
-        before: &Saved,
-        owners: &Owners,
-        counts: &BTreeMap<String, Counts>,
-        now: u64,
-    ) -> Result<bool> {
-        let owned_before = Owners::parse(before.table.get(&EntryKey::OWNERS))?;
-        let stale = now.saturating_sub(before.header.written_at) >= REMEMBER_TIME_EVERY;
-        Ok(stale
-            || before.header.generation == 0
-            || counts.values().any(|c| c.stored > 0)
-            || !owners.same_but_for_time(&owned_before))
-    }
-
     /// Drops one value, on disk and in memory. Says whether there was one.
     ///
     /// # Errors
@@ -234,13 +160,13 @@ impl Cache {
     pub fn invalidate(&self, key: &EntryKey) -> Result<bool> {
         let _writing = self.start_writing();
         let before = self.current();
-        if before.table.get(key).is_none() {
+        let Some(place) = before.table.place(key) else {
             return Ok(false);
-        }
-        let mut owners = Owners::parse(before.table.get(&EntryKey::OWNERS))?;
-        local::keep(&owners, key)?;
-        owners.forget(key);
-        self.save(&before, &BTreeMap::new(), &owners)?;
+        };
+        let mut owners = before.owners()?;
+        local::keep(&owners, place)?;
+        owners.forget(place);
+        self.save(&before, Draft::owned_by(&before.table, owners))?;
         Ok(true)
     }
 
@@ -290,30 +216,15 @@ impl Cache {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Saves `before` with `values` over it, less what nobody owns, and serves it once it is on
+    /// Saves `draft` in the place of `before`, which it was made of, and serves it once it is on
     /// disk. The new generation is returned.
-    fn save(
-        &self,
-        before: &Arc<Saved>,
-        new: &BTreeMap<EntryKey, &[u8]>,
-        owners: &Owners,
-    ) -> Result<u64> {
-        let owned = owners.owned();
-        let kept = before
-            .table
-            .entries()
-            .filter(|(key, _)| owned.contains(key));
-        let local = owners.by_hand() as u64;
-        let owners = owners.to_bytes();
-        let mut values: BTreeMap<EntryKey, &[u8]> = kept.collect();
-        values.extend(new);
-        let entries = values.len();
-        values.insert(EntryKey::OWNERS, &owners);
-        let hmac_key = before.table.hmac_key();
-        let table = Table::build(hmac_key, values.iter().map(|(key, value)| (key, *value)))?;
+    fn save(&self, before: &Arc<Saved>, draft: Draft<'_>) -> Result<u64> {
+        let local = draft.owners.by_hand() as u64;
+        let table = draft.build()?;
         let new = Saved {
             header: Header {
-                entries: entries as u64,
+                // All but the list of owners.
+                entries: table.len() as u64 - 1,
                 local,
                 ..before.header.clone()
             },
@@ -401,23 +312,6 @@ pub fn lock(state_dir: &Path, patience: Duration) -> Result<Lock> {
 /// As [`Lock::is_held`].
 pub fn is_owned(state_dir: &Path) -> Result<bool> {
     Lock::is_held(&state_dir.join(LOCK))
-}
-
-fn check_workload_name(name: &str) -> Result<()> {
-    if (1..=MAX_WORKLOAD_NAME).contains(&name.len()) && !name.contains('\0') {
-        return Ok(());
-    }
-    let what = format!("{} is not the name of a workload", quote_name(name));
-    Err(Error::new(Kind::Refused, what)
-        .hint("names have 1 to 255 bytes, none of them zero; nothing was changed"))
-}
-
-fn two_values(workload: &str) -> Error {
-    Error::new(
-        Kind::Refused,
-        format!("workload {workload} came with two values for one secret"),
-    )
-    .hint("nothing was changed; this is a fault in what was handed over")
 }
 
 fn random_key_id() -> Result<String> {

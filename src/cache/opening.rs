@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cache::envelope::{self, Header, Keyslot};
-use crate::cache::owners::Owners;
-use crate::cache::table::EntryKey;
 use crate::cache::{Cache, file, v1};
 use crate::error::{Error, Kind, Result};
 use crate::locked::Locked;
@@ -222,7 +220,7 @@ impl Cache {
             return Ok(Opening::NoSlot(Unopened { header, attempts }));
         };
         let (header, table) = envelope::open(bytes, &data_key)?;
-        Owners::parse(table.get(&EntryKey::OWNERS))?;
+        table.owners()?;
         let cache = Self::from_parts(path, data_key, header, table)?;
         Ok(Opening::Opened(Arc::new(cache), attempts))
     }

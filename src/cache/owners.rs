@@ -2,17 +2,19 @@
 //!
 //! ```text
 //! workloads u32 LE | workloads x {provider, name: u16 LE length and text each
-//!                  | fetched_at u64 LE | entries u32 LE | entries x {key 32, retired_since u64 LE}}
+//!                  | fetched_at u64 LE | live u32 LE | live x {place u32 LE}
+//!                  | retired u32 LE | retired x {place u32 LE, since u64 LE}}
 //! ```
 //!
-//! `retired_since` is 0 while the provider has the value. An entry goes when nothing owns it. What
+//! An entry is named by its place, the number of its record in the table that the list is part of;
+//! both kinds of places ascend, and none is of both. What is retired is no longer at the provider.
+//! An entry goes when nothing owns it. What
 //! was put by hand is written as that of a workload with the empty name, and what was carried over
 //! from version 1 as that of one whose name is a zero byte; no workload can have these.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cache::envelope::damaged;
-use crate::cache::table::EntryKey;
 use crate::error::Result;
 use crate::mapping::ProviderName;
 
@@ -26,30 +28,65 @@ const CARRIED: &str = "\0";
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Owners {
     workloads: BTreeMap<String, Owned>,
-    by_hand: BTreeSet<EntryKey>,
-    carried: BTreeSet<EntryKey>,
+    /// Ascending, as all lists of places here.
+    by_hand: Vec<u32>,
+    carried: Vec<u32>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Owned {
     provider: String,
     fetched_at: u64,
-    entries: BTreeMap<EntryKey, u64>,
+    /// What the provider has.
+    live: Vec<u32>,
+    /// What it no longer has, each with the time since when.
+    retired: Vec<(u32, u64)>,
+}
+
+impl Owned {
+    fn places(&self) -> impl Iterator<Item = u32> {
+        let retired = self.retired.iter().map(|(place, _)| *place);
+        self.live.iter().copied().chain(retired)
+    }
+
+    fn retired_since(&self, place: u32) -> Option<u64> {
+        if self.live.binary_search(&place).is_ok() {
+            return Some(0);
+        }
+        let found = self
+            .retired
+            .binary_search_by_key(&place, |(place, _)| *place);
+        found.ok().map(|i| self.retired[i].1)
+    }
+
+    fn forget(&mut self, place: u32) {
+        self.live.retain(|p| *p != place);
+        self.retired.retain(|(p, _)| *p != place);
+    }
+}
+
+/// What a hand-over does to a workload.
+pub struct Outcome {
+    /// How many of its entries are retired now.
+    pub retired: usize,
+    /// Whether it owns anything else than before, or in another way.
+    pub changed: bool,
 }
 
 impl Owners {
-    /// Reads what [`Owners::to_bytes`] wrote; nothing at all is nobody.
+    /// Reads what [`Owners::to_bytes`] wrote into a table of so many `records`; nothing at all is
+    /// nobody.
     ///
     /// # Errors
-    /// [`crate::Kind::Damaged`] for anything else.
-    pub fn parse(bytes: Option<&[u8]>) -> Result<Self> {
+    /// [`crate::Kind::Damaged`] for anything else, and if a place is not in the table.
+    pub fn parse(bytes: Option<&[u8]>, records: usize) -> Result<Self> {
         let Some(bytes) = bytes else {
             return Ok(Self::default());
         };
-        let mut reader = Reader(bytes);
+        let mut reader = Reader { bytes, records };
         reader
             .owners()
-            .filter(|_| reader.0.is_empty())
+            .filter(|_| reader.bytes.is_empty())
             .ok_or_else(|| damaged("its list of owners is not readable"))
     }
 
@@ -58,7 +95,7 @@ impl Owners {
         let by_hand = as_owned(ProviderName::Local.as_str(), &self.by_hand);
         let carried = as_owned("", &self.carried);
         let unowned = [(BY_HAND, &by_hand), (CARRIED, &carried)];
-        let unowned = unowned.into_iter().filter(|(_, o)| !o.entries.is_empty());
+        let unowned = unowned.into_iter().filter(|(_, o)| !o.live.is_empty());
         let workloads = self.workloads.iter().map(|(name, o)| (name.as_str(), o));
         let all: Vec<(&str, &Owned)> = unowned.chain(workloads).collect();
         let mut out = Vec::new();
@@ -69,49 +106,63 @@ impl Owners {
                 out.extend_from_slice(text.as_bytes());
             }
             out.extend_from_slice(&owned.fetched_at.to_le_bytes());
-            out.extend_from_slice(&as_u32(owned.entries.len()));
-            for (key, retired_since) in &owned.entries {
-                out.extend_from_slice(key.as_bytes());
-                out.extend_from_slice(&retired_since.to_le_bytes());
+            out.extend_from_slice(&as_u32(owned.live.len()));
+            out.reserve_exact(owned.live.len() * 4 + owned.retired.len() * 12 + 4);
+            for place in &owned.live {
+                out.extend_from_slice(&place.to_le_bytes());
+            }
+            out.extend_from_slice(&as_u32(owned.retired.len()));
+            for (place, since) in &owned.retired {
+                out.extend_from_slice(&place.to_le_bytes());
+                out.extend_from_slice(&since.to_le_bytes());
             }
         }
         out
     }
 
     /// Notes that `provider` has exactly `live` for `workload`. What the workload owned before
-    /// is retired, not dropped. Returns how many entries are retired now.
+    /// is retired, not dropped.
     pub fn hand_over(
         &mut self,
         workload: &str,
         provider: &str,
-        live: &BTreeSet<EntryKey>,
+        live: Vec<u32>,
         now: u64,
-    ) -> usize {
-        let before = self.workloads.remove(workload).map(|owned| owned.entries);
-        let retired: BTreeMap<EntryKey, u64> = before
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|(key, _)| !live.contains(key))
-            .map(|(key, since)| (key, if since == 0 { now } else { since }))
-            .collect();
-        let count = retired.len();
-        let mut entries = retired;
-        entries.extend(live.iter().map(|key| (*key, 0)));
+    ) -> Outcome {
+        let before = self.workloads.remove(workload);
+        let newly = before.iter().flat_map(|owned| &owned.live);
+        let newly = newly.map(|place| (*place, now));
+        let still = before
+            .iter()
+            .flat_map(|owned| owned.retired.iter().copied());
+        let is_gone = |place: u32| live.binary_search(&place).is_err();
+        let mut retired: Vec<_> = newly.chain(still).filter(|r| is_gone(r.0)).collect();
+        retired.sort_unstable();
         let owned = Owned {
             provider: provider.to_owned(),
             fetched_at: now,
-            entries,
+            live,
+            retired,
+        };
+        let is_as_before = |before: &Owned| {
+            before.provider == provider
+                && before.live == owned.live
+                && before.retired == owned.retired
+        };
+        let outcome = Outcome {
+            retired: owned.retired.len(),
+            changed: !before.as_ref().is_some_and(is_as_before),
         };
         self.workloads.insert(workload.to_owned(), owned);
-        count
+        outcome
     }
 
-    /// The workloads that own `key`, each with the time since when it is retired; 0 if it is not.
-    pub fn of(&self, key: &EntryKey) -> BTreeMap<String, u64> {
-        let retired_since = |owned: &Owned| owned.entries.get(key).copied();
+    /// The workloads that own the entry at `place`, each with the time since when it is retired; 0
+    /// if it is not.
+    pub fn of(&self, place: u32) -> BTreeMap<String, u64> {
         let workloads = self.workloads.iter();
         workloads
-            .filter_map(|(name, owned)| Some((name.clone(), retired_since(owned)?)))
+            .filter_map(|(name, owned)| Some((name.clone(), owned.retired_since(place)?)))
             .collect()
     }
 
@@ -121,31 +172,31 @@ impl Owners {
     }
 
     /// Takes from `workload` what is retired, but `keep`. Returns how many entries that are.
-    pub fn prune(&mut self, workload: &str, keep: &BTreeSet<EntryKey>) -> usize {
+    pub fn prune(&mut self, workload: &str, keep: &BTreeSet<u32>) -> usize {
         let Some(owned) = self.workloads.get_mut(workload) else {
             return 0;
         };
-        let before = owned.entries.len();
-        owned
-            .entries
-            .retain(|key, retired_since| *retired_since == 0 || keep.contains(key));
-        before - owned.entries.len()
+        let before = owned.retired.len();
+        owned.retired.retain(|(place, _)| keep.contains(place));
+        before - owned.retired.len()
     }
 
     /// Forgets `workload`. Returns how many entries it owned.
     pub fn forget_workload(&mut self, workload: &str) -> usize {
         let owned = self.workloads.remove(workload);
-        owned.map_or(0, |owned| owned.entries.len())
+        owned.map_or(0, |owned| owned.places().count())
     }
 
-    /// Notes that `key` was put by hand.
-    pub fn put_by_hand(&mut self, key: EntryKey) {
-        self.by_hand.insert(key);
+    /// Notes that the entry at `place` was put by hand.
+    pub fn put_by_hand(&mut self, place: u32) {
+        if let Err(i) = self.by_hand.binary_search(&place) {
+            self.by_hand.insert(i, place);
+        }
     }
 
-    /// Whether `key` was put by hand.
-    pub fn is_by_hand(&self, key: &EntryKey) -> bool {
-        self.by_hand.contains(key)
+    /// Whether the entry at `place` was put by hand.
+    pub fn is_by_hand(&self, place: u32) -> bool {
+        self.by_hand.binary_search(&place).is_ok()
     }
 
     /// How many entries were put by hand.
@@ -153,9 +204,10 @@ impl Owners {
         self.by_hand.len()
     }
 
-    /// Notes that `keys` were carried over from a cache of version 1.
-    pub fn carry(&mut self, keys: impl Iterator<Item = EntryKey>) {
-        self.carried.extend(keys);
+    /// Notes that the entries at `places`, which ascend, were carried over from a cache of
+    /// version 1, and nothing else was.
+    pub fn carry(&mut self, places: Vec<u32>) {
+        self.carried = places;
     }
 
     /// Whether anything was carried over and is still nobody's.
@@ -165,49 +217,53 @@ impl Owners {
 
     /// Of what was carried over, keeps what is `claimed`; what a workload owns by now is only that
     /// workload's. Says whether anything changed.
-    pub fn settle_carried(&mut self, claimed: &BTreeSet<EntryKey>) -> bool {
+    pub fn settle_carried(&mut self, claimed: &BTreeSet<u32>) -> bool {
         let carried = std::mem::take(&mut self.carried);
         let owned = self.owned();
-        let is_kept = |key: &&EntryKey| claimed.contains(*key) && !owned.contains(*key);
+        let is_kept =
+            |place: &&u32| claimed.contains(*place) && owned.binary_search(place).is_err();
         self.carried = carried.iter().filter(is_kept).copied().collect();
         self.carried.len() < carried.len()
     }
 
-    /// Forgets `key`, whoever owned it.
-    pub fn forget(&mut self, key: &EntryKey) {
-        self.by_hand.remove(key);
-        self.carried.remove(key);
+    /// Forgets the entry at `place`, whoever owned it.
+    pub fn forget(&mut self, place: u32) {
+        self.by_hand.retain(|p| *p != place);
+        self.carried.retain(|p| *p != place);
         for owned in self.workloads.values_mut() {
-            owned.entries.remove(key);
+            owned.forget(place);
         }
     }
 
-    /// Every entry that somebody owns.
-    pub fn owned(&self) -> BTreeSet<EntryKey> {
-        let workloads = self.workloads.values();
-        let of_workloads = workloads.flat_map(|w| w.entries.keys());
-        let others = self.by_hand.iter().chain(&self.carried);
-        of_workloads.chain(others).copied().collect()
+    /// The place of every entry that somebody owns, ascending.
+    pub fn owned(&self) -> Vec<u32> {
+        let of_workloads = self.workloads.values().flat_map(Owned::places);
+        let others = self.by_hand.iter().chain(&self.carried).copied();
+        let mut owned: Vec<u32> = of_workloads.chain(others).collect();
+        owned.sort_unstable();
+        owned.dedup();
+        owned
     }
 
-    /// Whether both say the same but for when it was fetched.
-    pub fn same_but_for_time(&self, other: &Self) -> bool {
-        let key = |(name, owned): (&String, &Owned)| {
-            (name.clone(), owned.provider.clone(), owned.entries.clone())
-        };
-        self.workloads
-            .iter()
-            .map(key)
-            .eq(other.workloads.iter().map(key))
+    /// Gives every entry another place: what was at `p` is at `moved[p]`. The order stays.
+    pub fn renumber(&mut self, moved: &[u32]) {
+        let owned = self.workloads.values_mut();
+        let (live, retired): (Vec<_>, Vec<_>) =
+            owned.map(|o| (&mut o.live, &mut o.retired)).unzip();
+        let retired = retired.into_iter().flatten().map(|(place, _)| place);
+        let others = [&mut self.by_hand, &mut self.carried];
+        for place in others.into_iter().chain(live).flatten().chain(retired) {
+            *place = moved[*place as usize];
+        }
     }
 }
 
 /// Entries that are no workload's, as one's.
-fn as_owned(provider: &str, entries: &BTreeSet<EntryKey>) -> Owned {
+fn as_owned(provider: &str, places: &[u32]) -> Owned {
     Owned {
         provider: provider.to_owned(),
-        fetched_at: 0,
-        entries: entries.iter().map(|key| (*key, 0)).collect(),
+        live: places.to_vec(),
+        ..Owned::default()
     }
 }
 
@@ -216,7 +272,10 @@ fn as_u32(n: usize) -> [u8; 4] {
     u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes()
 }
 
-struct Reader<'a>(&'a [u8]);
+struct Reader<'a> {
+    bytes: &'a [u8],
+    records: usize,
+}
 
 impl<'a> Reader<'a> {
     fn owners(&mut self) -> Option<Owners> {
@@ -224,25 +283,25 @@ impl<'a> Reader<'a> {
         for _ in 0..self.number(4)? {
             let provider = self.text()?;
             let name = self.text()?;
-            let fetched_at = self.number(8)?;
-            let mut entries = BTreeMap::new();
-            for _ in 0..self.number(4)? {
-                let key = EntryKey::from_bytes(self.take(32)?)?;
-                entries.insert(key, self.number(8)?);
-            }
             let owned = Owned {
                 provider,
-                fetched_at,
-                entries,
+                fetched_at: self.number(8)?,
+                live: self
+                    .places(|_| Some(()))?
+                    .into_iter()
+                    .map(|(place, ())| place)
+                    .collect(),
+                retired: self.places(|reader| reader.number(8))?,
             };
+            let is_of_both = |(place, _): &(u32, u64)| owned.live.binary_search(place).is_ok();
+            if owned.retired.iter().any(is_of_both) {
+                return None;
+            }
             workloads.insert(name, owned);
         }
         let mut unowned = |name| {
             let owned: Option<Owned> = workloads.remove(name);
-            owned
-                .into_iter()
-                .flat_map(|o| o.entries.into_keys())
-                .collect()
+            owned.map(|owned| owned.live).unwrap_or_default()
         };
         Some(Owners {
             by_hand: unowned(BY_HAND),
@@ -251,9 +310,26 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Ascending places, with what `more` reads behind each.
+    fn places<T>(&mut self, more: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<(u32, T)>> {
+        let count = usize::try_from(self.number(4)?).ok()?;
+        // What it says of its length is not believed before it is read.
+        let mut places: Vec<(u32, T)> = Vec::with_capacity(count.min(self.bytes.len() / 4));
+        for _ in 0..count {
+            let place = u32::try_from(self.number(4)?).ok()?;
+            let lowest = places.last().map_or(1, |(last, _)| last + 1);
+            // The first record is this list itself.
+            if place < lowest || place as usize >= self.records {
+                return None;
+            }
+            places.push((place, more(self)?));
+        }
+        Some(places)
+    }
+
     fn take(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(n)?;
-        self.0 = rest;
+        let (head, rest) = self.bytes.split_at_checked(n)?;
+        self.bytes = rest;
         Some(head)
     }
 
@@ -269,99 +345,4 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn keys(numbers: &[u8]) -> BTreeSet<EntryKey> {
-        let key = |n: &u8| EntryKey::from_bytes(&[*n; 32]).unwrap();
-        numbers.iter().map(key).collect()
-    }
-
-    #[test]
-    fn what_a_provider_no_longer_has_is_retired_and_stays_owned() {
-        let mut owners = Owners::default();
-        assert_eq!(owners.hand_over("a", "infisical", &keys(&[1, 2]), 100), 0);
-        assert_eq!(owners.hand_over("a", "infisical", &keys(&[2]), 200), 1);
-        assert_eq!(owners.hand_over("a", "infisical", &keys(&[2]), 300), 1);
-        assert_eq!(owners.owned(), keys(&[1, 2]));
-        let since: Vec<u64> = owners.workloads["a"].entries.values().copied().collect();
-        assert_eq!(since, [200, 0]);
-        assert_eq!(owners.hand_over("a", "infisical", &keys(&[1, 2]), 400), 0);
-    }
-
-    #[test]
-    fn owners_survive_the_way_to_bytes_and_back_and_cuts_are_damage() {
-        let mut owners = Owners::default();
-        owners.hand_over("a", "infisical", &keys(&[1, 2]), 100);
-        owners.hand_over("b@", "local", &keys(&[2]), 100);
-        owners.carry(keys(&[3, 4]).into_iter());
-        let bytes = owners.to_bytes();
-        assert_eq!(Owners::parse(Some(&bytes)).unwrap(), owners);
-        for length in 0..bytes.len() {
-            assert!(Owners::parse(Some(&bytes[..length])).is_err());
-        }
-        assert!(Owners::parse(Some(&[bytes, vec![0]].concat())).is_err());
-    }
-
-    #[test]
-    fn only_what_is_retired_and_not_to_be_kept_is_pruned() {
-        let mut owners = Owners::default();
-        owners.hand_over("a", "infisical", &keys(&[1, 2, 3]), 100);
-        owners.hand_over("b", "infisical", &keys(&[1]), 100);
-        owners.hand_over("a", "infisical", &keys(&[3]), 200);
-        let one = EntryKey::from_bytes(&[1; 32]).unwrap();
-        let both = BTreeMap::from([("a".to_owned(), 200), ("b".to_owned(), 0)]);
-        assert_eq!(owners.of(&one), both);
-        assert_eq!(owners.prune("a", &keys(&[2])), 1);
-        assert_eq!(owners.of(&one), BTreeMap::from([("b".to_owned(), 0)]));
-        assert_eq!(owners.owned(), keys(&[1, 2, 3]));
-        assert_eq!(owners.prune("b", &keys(&[])), 0, "it is not retired");
-        assert_eq!(owners.prune("a", &keys(&[])), 1);
-        assert_eq!(owners.owned(), keys(&[1, 3]));
-        assert_eq!(owners.prune("nobody", &keys(&[])), 0);
-    }
-
-    #[test]
-    fn a_forgotten_workload_owns_nothing() {
-        let mut owners = Owners::default();
-        owners.hand_over("a", "infisical", &keys(&[1, 2]), 100);
-        owners.hand_over("b", "infisical", &keys(&[2]), 100);
-        assert_eq!(owners.forget_workload("a"), 2);
-        assert_eq!(owners.forget_workload("a"), 0);
-        assert_eq!(owners.owned(), keys(&[2]));
-        assert_eq!(owners.workloads().collect::<Vec<_>>(), ["b"]);
-    }
-
-    #[test]
-    fn what_was_put_by_hand_is_touched_by_nothing_that_is_done_for_workloads() {
-        let mut owners = Owners::default();
-        let key = EntryKey::from_bytes(&[9; 32]).unwrap();
-        owners.hand_over("a", "infisical", &keys(&[1, 2]), 100);
-        assert!(!owners.is_by_hand(&key));
-        owners.put_by_hand(key);
-        owners.put_by_hand(key);
-        assert_eq!((owners.by_hand(), owners.is_by_hand(&key)), (1, true));
-        let bytes = owners.to_bytes();
-        assert_eq!(Owners::parse(Some(&bytes)).unwrap(), owners);
-        assert_eq!(owners.hand_over("a", "infisical", &keys(&[]), 400), 2);
-        assert_eq!(owners.workloads().collect::<Vec<_>>(), ["a"]);
-        assert!(owners.of(&key).is_empty());
-        for name in ["", "a"] {
-            owners.prune(name, &keys(&[]));
-            owners.forget_workload(name);
-        }
-        assert_eq!(owners.owned(), keys(&[9]));
-        owners.forget(&key);
-        assert_eq!((owners.by_hand(), owners.is_by_hand(&key)), (0, false));
-        assert_eq!(Owners::parse(Some(&owners.to_bytes())).unwrap(), owners);
-    }
-
-    #[test]
-    fn a_forgotten_entry_is_owned_by_nobody() {
-        let mut owners = Owners::default();
-        owners.hand_over("a", "infisical", &keys(&[1]), 100);
-        owners.hand_over("b", "infisical", &keys(&[1]), 100);
-        owners.forget(&EntryKey::from_bytes(&[1; 32]).unwrap());
-        assert!(owners.owned().is_empty());
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cache::draft::Draft;
 use crate::cache::{Cache, EntryKey, Owners, Saved};
 use crate::error::Result;
 
@@ -14,7 +15,7 @@ impl Saved {
     /// # Errors
     /// [`crate::Kind::Damaged`] if that can't be read.
     pub fn owners(&self) -> Result<Owners> {
-        Owners::parse(self.table.get(&EntryKey::OWNERS))
+        self.table.owners()
     }
 }
 
@@ -33,12 +34,15 @@ impl Cache {
         let _writing = self.start_writing();
         let before = self.current();
         let mut owners = before.owners()?;
-        let retired = keep.iter().map(|(name, keep)| owners.prune(name, keep));
-        let mut dropped: usize = retired.sum();
+        let mut dropped = 0;
+        for (name, keep) in keep {
+            let keep = keep.iter().filter_map(|key| before.table.place(key));
+            dropped += owners.prune(name, &keep.collect());
+        }
         let forgotten = forget.iter().map(|name| owners.forget_workload(name));
         dropped += forgotten.sum::<usize>();
         if dropped > 0 {
-            self.save(&before, &BTreeMap::new(), &owners)?;
+            self.save(&before, Draft::owned_by(&before.table, owners))?;
         }
         Ok(dropped)
     }

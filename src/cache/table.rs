@@ -12,6 +12,7 @@ use std::ops::Range;
 use aws_lc_rs::hmac;
 
 use crate::cache::envelope::damaged;
+use crate::cache::owners::Owners;
 use crate::error::{Error, Kind, Result};
 use crate::gcm::{NONCE_LEN, TAG_LEN};
 use crate::locked::Locked;
@@ -34,10 +35,6 @@ impl EntryKey {
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
-
-    pub(super) fn as_bytes(&self) -> &[u8; KEY_LEN] {
-        &self.0
-    }
 }
 
 /// Turns mappings into entry keys, so that the file does not tell which secrets it holds.
@@ -48,6 +45,12 @@ impl Keyer {
     /// With the cache's own key.
     pub fn new(hmac_key: &Key) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, hmac_key.expose()))
+    }
+
+    /// Whether both name every mapping alike.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let sign = |keyer: &Self| hmac::sign(&keyer.0, b"");
+        sign(self).as_ref() == sign(other).as_ref()
     }
 
     /// The entry that `mapping` names.
@@ -117,31 +120,16 @@ impl Table {
         hmac_key: &[u8],
         entries: impl Iterator<Item = (&'a EntryKey, &'a [u8])> + Clone,
     ) -> Result<Self> {
-        let too_large = || {
-            Error::new(Kind::Refused, "the values do not fit into one cache")
-                .hint("drop large values, or give the workloads fewer folders")
-        };
         let count = entries.clone().count();
-        let values: usize = entries.clone().map(|(_, value)| value.len()).sum();
-        let values_at = TABLE_AT + count * RECORD_LEN;
-        let length = values_at + values;
-        u32::try_from(length).map_err(|_| too_large())?;
-        let plain = NONCE_LEN..NONCE_LEN + length;
-        let mut bytes = Locked::zeroed(plain.end + TAG_LEN);
-        let mut text = Writer(&mut bytes[plain.clone()]);
-        text.put(&as_u32(count));
-        text.put(hmac_key);
-        let mut offset = values_at;
-        for (key, value) in entries.clone() {
-            text.put(&key.0);
-            text.put(&as_u32(offset));
-            text.put(&as_u32(value.len()));
-            offset += value.len();
+        let length = entries.clone().map(|(_, value)| value.len()).sum();
+        let mut table = Builder::new(hmac_key, count, length)?;
+        let mut at = 0;
+        for (key, value) in entries {
+            table.entry(key, at, value.len());
+            table.value(at, value);
+            at += value.len();
         }
-        for (_, value) in entries {
-            text.put(value);
-        }
-        Self::parse(bytes, plain)
+        table.finish()
     }
 
     /// The same once more.
@@ -175,16 +163,50 @@ impl Table {
 
     /// Where the value of `key` lies, for [`Table::value`].
     pub fn find(&self, key: &EntryKey) -> Option<Range<usize>> {
+        self.search(key).map(|i| self.value_range(i))
+    }
+
+    fn search(&self, key: &EntryKey) -> Option<usize> {
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low + (high - low) / 2;
             match self.key_at(middle).cmp(&key.0[..]) {
-                std::cmp::Ordering::Equal => return Some(self.value_range(middle)),
+                std::cmp::Ordering::Equal => return Some(middle),
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
             }
         }
         None
+    }
+
+    /// How many records there are.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The number of the record of `key`.
+    pub fn place(&self, key: &EntryKey) -> Option<u32> {
+        self.search(key).and_then(|i| u32::try_from(i).ok())
+    }
+
+    /// The key of the record with this number.
+    pub(super) fn key(&self, place: u32) -> EntryKey {
+        let mut key = [0; KEY_LEN];
+        key.copy_from_slice(self.key_at(place as usize));
+        EntryKey(key)
+    }
+
+    /// The value of the record with this number.
+    pub(super) fn value_at(&self, place: u32) -> &[u8] {
+        self.value(self.value_range(place as usize))
+    }
+
+    /// Who owns what.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] if that can't be read.
+    pub fn owners(&self) -> Result<Owners> {
+        Owners::parse(self.get(&EntryKey::OWNERS), self.count)
     }
 
     /// The value at a place that [`Table::find`] gave.
@@ -216,14 +238,63 @@ impl Table {
     }
 }
 
-/// Fills a buffer from its start to its end.
-struct Writer<'a>(&'a mut [u8]);
+/// A table that is being written. Its entries come ascending by key, its values in any order.
+pub(super) struct Builder {
+    bytes: Locked,
+    plain: Range<usize>,
+    /// Where the next record goes.
+    next: usize,
+    values_at: usize,
+}
 
-impl Writer<'_> {
-    fn put(&mut self, bytes: &[u8]) {
-        let (room, rest) = std::mem::take(&mut self.0).split_at_mut(bytes.len());
-        room.copy_from_slice(bytes);
-        self.0 = rest;
+impl Builder {
+    /// Room for `count` entries whose values have `length` bytes together.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if it would not fit into 4 GiB.
+    pub fn new(hmac_key: &[u8], count: usize, length: usize) -> Result<Self> {
+        let too_large = || {
+            Error::new(Kind::Refused, "the values do not fit into one cache")
+                .hint("drop large values, or give the workloads fewer folders")
+        };
+        let values_at = TABLE_AT + count * RECORD_LEN;
+        let length = values_at + length;
+        u32::try_from(length).map_err(|_| too_large())?;
+        let plain = NONCE_LEN..NONCE_LEN + length;
+        let mut table = Self {
+            bytes: Locked::zeroed(plain.end + TAG_LEN),
+            plain,
+            next: TABLE_AT,
+            values_at,
+        };
+        table.put(0, &as_u32(count));
+        table.put(COUNT_LEN, hmac_key);
+        Ok(table)
+    }
+
+    /// The next entry, whose value has `length` bytes from `at` on among all values.
+    pub fn entry(&mut self, key: &EntryKey, at: usize, length: usize) {
+        self.put(self.next, &key.0);
+        self.put(self.next + KEY_LEN, &as_u32(self.values_at + at));
+        self.put(self.next + KEY_LEN + 4, &as_u32(length));
+        self.next += RECORD_LEN;
+    }
+
+    /// Values, from `at` on among all of them.
+    pub fn value(&mut self, at: usize, bytes: &[u8]) {
+        self.put(self.values_at + at, bytes);
+    }
+
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.bytes[self.plain.start + at..][..bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// The table.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] if the entries did not ascend.
+    pub fn finish(self) -> Result<Table> {
+        Table::parse(self.bytes, self.plain)
     }
 }
 
@@ -231,7 +302,7 @@ fn read_u32(bytes: &[u8]) -> u32 {
     bytes.iter().rev().fold(0, |n, &b| n << 8 | u32::from(b))
 }
 
-/// The length of something that [`Table::build`] has checked to fit.
+/// The length of something that [`Builder::new`] has checked to fit.
 fn as_u32(n: usize) -> [u8; 4] {
     let mut bytes = [0; 4];
     bytes.copy_from_slice(&n.to_le_bytes()[..4]);

@@ -1,8 +1,10 @@
+use std::collections::BTreeMap;
+
 use super::*;
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, ProviderName};
 use crate::protector::{SlotFields, SlotKind};
 use crate::secret::SecretValue;
-use crate::wire::{Entry, WorkloadEntries};
+use crate::wire::{Counts, Entry, HandOver, HandedOver, WorkloadEntries};
 
 mod local;
 mod slots;
@@ -59,6 +61,15 @@ fn hand_over(workloads: &[(&str, &[(&str, &str)])]) -> HandOver {
     }
 }
 
+fn offer(cache: &Cache, given: &HandOver) -> Result<Offer> {
+    let json = given.to_json()?;
+    Offer::read(cache.keyer(), ProviderName::Infisical, json.as_bytes())
+}
+
+fn commit(cache: &Cache, given: &HandOver) -> Result<HandedOver> {
+    cache.commit(offer(cache, given)?)
+}
+
 fn opened(path: &Path, key: u8) -> std::sync::Arc<Cache> {
     match Cache::open(path, &fixed(key)).unwrap() {
         Opening::Opened(cache, _) => cache,
@@ -91,7 +102,7 @@ impl Fixture {
             ("a", &[("X", "1"), ("Y", "")]),
             ("b", &[("X", "1"), ("Z", "3")]),
         ]);
-        let answer = cache.commit(ProviderName::Infisical, &given).unwrap();
+        let answer = commit(&cache, &given).unwrap();
         assert_eq!(answer.generation, 2);
         cache
     }
@@ -102,10 +113,10 @@ fn an_unsaved_cache_is_on_disk_with_its_first_commit_and_not_before() {
     let f = Fixture::new();
     let cache = Cache::unsaved(&f.path(), &fixed(1)).unwrap();
     let two_values = hand_over(&[("a", &[("X", "1"), ("X", "2")])]);
-    assert!(cache.commit(ProviderName::Infisical, &two_values).is_err());
+    assert!(commit(&cache, &two_values).is_err());
     assert!(!f.path().exists());
     let nothing = HandOver::default();
-    let answer = cache.commit(ProviderName::Infisical, &nothing).unwrap();
+    let answer = commit(&cache, &nothing).unwrap();
     assert_eq!(answer.generation, 1);
     assert_eq!(opened(&f.path(), 1).current().header.generation, 1);
 }
@@ -128,7 +139,7 @@ fn the_file_belongs_to_its_owner_alone_and_holds_nothing_in_clear() {
     let f = Fixture::new();
     let cache = Cache::create(&f.path(), &fixed(1)).unwrap();
     let given = hand_over(&[("myapp", &[("DB_PASSWORD", "hunter2hunter2")])]);
-    cache.commit(ProviderName::Infisical, &given).unwrap();
+    commit(&cache, &given).unwrap();
     let bytes = std::fs::read(f.path()).unwrap();
     for clear in ["hunter2", "DB_PASSWORD", "myapp"] {
         assert!(!bytes.windows(clear.len()).any(|w| w == clear.as_bytes()));
@@ -142,7 +153,7 @@ fn a_workload_that_is_absent_from_a_hand_over_keeps_what_it_has() {
     let f = Fixture::new();
     let cache = f.filled();
     let given = hand_over(&[("a", &[("X", "changed"), ("Y", "")])]);
-    let answer = cache.commit(ProviderName::Infisical, &given).unwrap();
+    let answer = commit(&cache, &given).unwrap();
     let expected = Counts {
         stored: 1,
         unchanged: 1,
@@ -159,7 +170,7 @@ fn what_a_provider_no_longer_has_is_retired_and_still_served() {
     let f = Fixture::new();
     let cache = f.filled();
     let given = hand_over(&[("a", &[("X", "1")])]);
-    let answer = cache.commit(ProviderName::Infisical, &given).unwrap();
+    let answer = commit(&cache, &given).unwrap();
     assert_eq!(answer.workloads["a"].retired, 1);
     assert_eq!(value(&opened(&f.path(), 1), "Y"), Some(b"".to_vec()));
 }
@@ -170,13 +181,12 @@ fn a_hand_over_that_changes_nothing_writes_nothing_but_the_time_once_an_hour() {
     let cache = f.filled();
     let before = std::fs::read(f.path()).unwrap();
     let given = hand_over(&[("b", &[("X", "1"), ("Z", "3")])]);
-    let answer = cache.commit(ProviderName::Infisical, &given).unwrap();
+    let answer = commit(&cache, &given).unwrap();
     assert_eq!((answer.generation, answer.workloads["b"].unchanged), (2, 2));
     assert_eq!(std::fs::read(f.path()).unwrap(), before);
-    let later = now() + REMEMBER_TIME_EVERY;
-    let answer = cache
-        .commit_at(ProviderName::Infisical, &given, later)
-        .unwrap();
+    let later = now() + 3600;
+    let answer = cache.commit_at(offer(&cache, &given).unwrap(), later);
+    let answer = answer.unwrap();
     assert_eq!(answer.generation, 3);
 }
 
@@ -185,10 +195,76 @@ fn one_secret_with_two_values_is_refused_and_changes_nothing() {
     let f = Fixture::new();
     let cache = f.filled();
     let given = hand_over(&[("a", &[("X", "2")]), ("c", &[("X", "3")])]);
-    let error = cache.commit(ProviderName::Infisical, &given).unwrap_err();
+    let error = commit(&cache, &given).unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert_eq!(value(&cache, "X"), Some(b"1".to_vec()));
     assert_eq!(value(&opened(&f.path(), 1), "X"), Some(b"1".to_vec()));
+}
+
+/// Some values lie behind one another, some are too large for that, and many are given twice.
+#[test]
+fn every_value_is_found_again_however_large_and_whoever_shares_it() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    let value_of = |n: usize, version: usize| match n % 50 {
+        7 => "L".repeat(300_000 + version),
+        8 => String::new(),
+        _ => format!("{version}:{n}:{}", "x".repeat(n)),
+    };
+    for version in 0..3 {
+        let values: Vec<(String, String)> = (0..300)
+            .map(|n| (format!("K{n}"), value_of(n, version)))
+            .collect();
+        let some = |numbers: std::ops::Range<usize>| -> Vec<(&str, &str)> {
+            let values = values[numbers].iter();
+            values
+                .map(|(key, value)| (key.as_str(), value.as_str()))
+                .collect()
+        };
+        // In the last version, one workload no longer has some of it, and nobody has the rest.
+        let lost = 20 * (version / 2);
+        let (all, half, one) = (some(lost..300), some(lost..150), some(299..300));
+        let given = hand_over(&[("all", &all), ("half", &half), ("one", &one), ("none", &[])]);
+        let answer = commit(&cache, &given).unwrap();
+        assert_eq!(answer.workloads["half"].retired, lost);
+        for cache in [&cache, &*opened(&f.path(), 1)] {
+            assert_eq!(cache.current().header.entries, 303);
+            assert_eq!(value(cache, "Z"), Some(b"3".to_vec()));
+            for n in 0..300 {
+                let version = if n < lost { 1 } else { version };
+                let expected = value_of(n, version).into_bytes();
+                assert_eq!(value(cache, &format!("K{n}")), Some(expected), "{n}");
+            }
+        }
+        let again = commit(&cache, &given).unwrap();
+        assert_eq!(again.generation, answer.generation);
+        assert_eq!(again.workloads["all"].unchanged, 300 - lost);
+    }
+    // What two workloads share is there once.
+    let size = cache.current().table.text().len();
+    assert!(size < 7 * 300_000, "{size}");
+}
+
+#[test]
+fn a_workload_that_comes_twice_is_refused() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    let json = br#"{"workloads":{"a":{"entries":[]},"a":{"entries":[]}}}"#;
+    let read = Offer::read(cache.keyer(), ProviderName::Infisical, json.as_slice());
+    let error = read.err().unwrap();
+    assert_eq!(error.kind(), Kind::Usage);
+    assert!(error.to_string().contains("comes twice"), "{error}");
+}
+
+#[test]
+fn what_was_read_for_another_cache_is_refused() {
+    let f = Fixture::new();
+    let cache = f.filled();
+    let other = Cache::unsaved(&f.path(), &fixed(1)).unwrap();
+    let given = hand_over(&[("a", &[("X", "new")])]);
+    let error = cache.commit(offer(&other, &given).unwrap()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert_eq!(value(&cache, "X"), Some(b"1".to_vec()));
 }
 
 #[test]
@@ -203,7 +279,7 @@ fn an_invalidated_value_is_gone_from_memory_and_disk_and_may_come_back() {
     assert_eq!(value(&cache, "X"), None);
     assert_eq!(value(&cache, "Z"), Some(b"3".to_vec()));
     let given = hand_over(&[("a", &[("X", "new"), ("Y", "")])]);
-    cache.commit(ProviderName::Infisical, &given).unwrap();
+    commit(&cache, &given).unwrap();
     assert_eq!(value(&cache, "X"), Some(b"new".to_vec()));
 }
 
@@ -264,7 +340,7 @@ fn a_save_that_was_cut_off_leaves_the_old_file_and_the_next_save_works() {
         let generation = opened(&f.path(), 1).current().header.generation;
         assert_eq!(generation, cache.current().header.generation);
         let given = hand_over(&[("a", &[("X", &length.to_string()), ("Y", "")])]);
-        cache.commit(ProviderName::Infisical, &given).unwrap();
+        commit(&cache, &given).unwrap();
         assert!(!leftover.exists());
     }
 }
@@ -276,7 +352,7 @@ fn a_save_that_fails_keeps_the_last_good_state() {
     // A directory in the temporary file's place can neither be removed nor replaced by a file.
     std::fs::create_dir(f.dir.path().join(".cache.enc.new")).unwrap();
     let given = hand_over(&[("a", &[("X", "2")])]);
-    let error = cache.commit(ProviderName::Infisical, &given).unwrap_err();
+    let error = commit(&cache, &given).unwrap_err();
     assert_eq!(error.kind(), Kind::Io);
     assert!(error.to_string().contains("cache.enc"), "{error}");
     assert_eq!(value(&cache, "X"), Some(b"1".to_vec()));
@@ -297,7 +373,7 @@ fn verify_reads_the_disk_and_not_the_memory() {
     assert_eq!(cache.verify().unwrap_err().kind(), Kind::Damaged);
     std::fs::write(f.path(), &good).unwrap();
     let given = hand_over(&[("a", &[("X", "2")])]);
-    cache.commit(ProviderName::Infisical, &given).unwrap();
+    commit(&cache, &given).unwrap();
     std::fs::write(f.path(), good).unwrap();
     assert!(cache.verify().is_err(), "an older file was put back");
 }

@@ -38,13 +38,15 @@ impl Inventory {
     }
 
     fn check(&self, mapping: &Mapping) -> CheckedId {
+        let table = &self.saved.table;
+        let place = table.place(&self.cache.keyer().entry_key(mapping));
         let value = self.value(mapping);
         CheckedId {
             digest: Some(mapping.digest()),
             folder: Folder::of(mapping),
             sealed: value.is_some(),
             unresolved: value.is_some_and(has_reference),
-            owners: self.owners.of(&self.cache.keyer().entry_key(mapping)),
+            owners: place.map(|p| self.owners.of(p)).unwrap_or_default(),
         }
     }
 }

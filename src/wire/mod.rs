@@ -1,120 +1,24 @@
 //! The JSON bodies that psi-setup, psi-cachectl and psi-serve exchange over the socket.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::cache::Header;
 use crate::error::{Error, Kind, Result};
 use crate::mapping::Mapping;
-use crate::secret::SecretValue;
 
+mod hand_over;
 mod slots;
 
+pub use hand_over::{
+    Entry, HandOver, MAX_HAND_OVER, Receiver, WorkloadEntries, read as read_hand_over,
+};
 pub use slots::{
     AddSlot, Attempted, Init, Initialised, NewRecoveryKey, RecoveryText, ResealSlots, SlotChange,
     SlotKey, Slots, SlotsChanged, Trouble,
 };
-
-/// Largest hand-over, in bytes of JSON.
-pub const MAX_HAND_OVER: usize = 64 << 20;
-
-/// `POST /cache/<provider>`: everything the provider has for the workloads named.
-///
-/// A workload that is absent keeps what it has.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HandOver {
-    /// What each workload gets, complete.
-    pub workloads: BTreeMap<String, WorkloadEntries>,
-}
-
-/// One workload of a hand-over.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WorkloadEntries {
-    /// Its secrets, one per mapping.
-    pub entries: Vec<Entry>,
-}
-
-/// One secret of a hand-over.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Entry {
-    /// Where the value is.
-    pub mapping: Mapping,
-    /// The value; base64 in JSON.
-    #[serde(deserialize_with = "value_from_base64")]
-    pub value: SecretValue,
-}
-
-fn value_from_base64<'de, D: Deserializer<'de>>(
-    d: D,
-) -> std::result::Result<SecretValue, D::Error> {
-    let text = SecretValue::deserialize(d)?;
-    BASE64
-        .decode(text.expose())
-        .map(SecretValue::new)
-        .map_err(|_| D::Error::custom("a value is not base64"))
-}
-
-impl HandOver {
-    /// Whether there is anything to keep in it.
-    pub fn has_values(&self) -> bool {
-        self.workloads.values().any(|w| !w.entries.is_empty())
-    }
-
-    /// The JSON text, in memory that is wiped when dropped and never reallocated on the way.
-    ///
-    /// # Errors
-    /// [`Kind::Refused`] if it is larger than [`MAX_HAND_OVER`].
-    pub fn to_json(&self) -> Result<Zeroizing<String>> {
-        let size = self.json_size();
-        if size > MAX_HAND_OVER {
-            return Err(Error::new(
-                Kind::Refused,
-                format!("the values come to {size} bytes, more than {MAX_HAND_OVER}"),
-            )
-            .hint("split the workloads over several runs, or drop large values"));
-        }
-        let mut json = Zeroizing::new(String::with_capacity(size));
-        json.push_str("{\"workloads\":{");
-        for (i, (name, workload)) in self.workloads.iter().enumerate() {
-            let comma = if i > 0 { "," } else { "" };
-            let _ = write!(json, "{comma}{}:{{\"entries\":[", json_string(name));
-            for (i, entry) in workload.entries.iter().enumerate() {
-                let comma = if i > 0 { "," } else { "" };
-                let _ = write!(
-                    json,
-                    "{comma}{{\"mapping\":{}",
-                    mapping_json(&entry.mapping)
-                );
-                json.push_str(",\"value\":\"");
-                BASE64.encode_string(entry.value.expose(), &mut json);
-                json.push_str("\"}");
-            }
-            json.push_str("]}");
-        }
-        json.push_str("}}");
-        Ok(json)
-    }
-
-    /// An upper bound of the JSON text's length.
-    fn json_size(&self) -> usize {
-        let entry = |e: &Entry| {
-            mapping_json(&e.mapping).len() + e.value.expose().len().div_ceil(3) * 4 + 32
-        };
-        let workload = |(name, w): (&String, &WorkloadEntries)| {
-            json_string(name).len() + 32 + w.entries.iter().map(entry).sum::<usize>()
-        };
-        32 + self.workloads.iter().map(workload).sum::<usize>()
-    }
-}
 
 /// Longest JSON text that [`to_secret_json`] writes in one place, in bytes: a few keys.
 const SECRET_JSON: usize = 16 << 10;
@@ -128,14 +32,6 @@ pub fn to_secret_json<T: Serialize>(body: &T) -> Result<Zeroizing<Vec<u8>>> {
     serde_json::to_writer(&mut *json, body)
         .map_err(|e| Error::new(Kind::Internal, "cannot write JSON").because(e))?;
     Ok(json)
-}
-
-fn json_string(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-fn mapping_json(mapping: &Mapping) -> String {
-    String::from_utf8_lossy(&mapping.canonical()).into_owned()
 }
 
 /// The answer to a hand-over.
@@ -310,35 +206,4 @@ pub struct Failure {
     /// What to do next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mapping::ProviderName;
-
-    #[test]
-    fn a_hand_over_survives_the_way_through_json() {
-        let mapping = Mapping::new(ProviderName::Infisical, [("key", "Ä\"\n")]);
-        let value = SecretValue::new(vec![0, 10, 255]);
-        let entries = vec![Entry {
-            mapping: mapping.clone(),
-            value,
-        }];
-        let workloads = BTreeMap::from([("my\"app".to_owned(), WorkloadEntries { entries })]);
-        let json = HandOver { workloads }.to_json().unwrap();
-        let back: HandOver = serde_json::from_str(&json).unwrap();
-        let entry = &back.workloads["my\"app"].entries[0];
-        assert_eq!(entry.mapping, mapping);
-        assert_eq!(entry.value.expose(), [0, 10, 255]);
-    }
-
-    #[test]
-    fn an_error_about_a_hand_over_quotes_no_value() {
-        let json = r#"{"workloads":{"a":{"entries":[{"mapping":{"provider":"local"},"value":"hunter2!"}]}}}"#;
-        let error = serde_json::from_str::<HandOver>(json)
-            .unwrap_err()
-            .to_string();
-        assert!(!error.contains("hunter2"), "{error}");
-    }
 }

@@ -5,6 +5,7 @@ use proptest::test_runner::Config;
 
 mod cache;
 mod canonical;
+mod hand_over;
 mod recovery_key;
 mod wire;
 

@@ -58,13 +58,13 @@ fn no_hand_over_touches_a_local_value() {
         hand_over(&[("a", &[]), ("b", &[])]),
         hand_over(&[("local", &[("L", "of infisical")])]),
     ] {
-        cache.commit(ProviderName::Infisical, &given).unwrap();
+        commit(&cache, &given).unwrap();
         let cache = opened(&f.path(), 1);
         assert_eq!(local_value(&cache, "L"), Some(b"v".to_vec()));
         assert_eq!(cache.current().header.local, 1);
     }
     let as_by_hand = hand_over(&[("", &[])]);
-    let error = cache.commit(ProviderName::Infisical, &as_by_hand);
+    let error = commit(&cache, &as_by_hand);
     assert_eq!(error.unwrap_err().kind(), Kind::Refused);
     assert_eq!(local_value(&cache, "L"), Some(b"v".to_vec()));
 }

@@ -80,7 +80,7 @@ fn a_change_of_slots_leaves_the_cache_open_for_lookups_and_hand_overs() {
     cache.remove_slots(&[1], &[device(TPM2, 5)], &[]).unwrap();
     assert_eq!(value(&cache, "X"), Some(b"1".to_vec()));
     let given = hand_over(&[("a", &[("X", "new"), ("Y", "")])]);
-    cache.commit(ProviderName::Infisical, &given).unwrap();
+    commit(&cache, &given).unwrap();
     assert_eq!(cache.verify().unwrap().slots.len(), 1);
     assert_eq!(opens_with(&f.path(), device(TPM2, 5)), Some(2));
 }
@@ -262,7 +262,7 @@ fn a_change_that_can_not_be_saved_leaves_the_old_slots_on_disk_and_in_memory() {
     assert_eq!(cache.current().header, header);
     std::fs::remove_dir(f.dir.path().join(".cache.enc.new")).unwrap();
     let given = hand_over(&[("a", &[("X", "2"), ("Y", "")])]);
-    cache.commit(ProviderName::Infisical, &given).unwrap();
+    commit(&cache, &given).unwrap();
     assert_eq!(opens_with(&f.path(), device(TPM2, 5)), Some(2));
 }
 
@@ -405,7 +405,7 @@ fn a_file_that_is_replaced_stays_under_another_name_and_a_failure_changes_nothin
     let start = || {
         let cache = Cache::unsaved(&f.path(), &fixed(2))?;
         let given = hand_over(&[("a", &[("X", "new"), ("Z", "3")])]);
-        cache.commit(ProviderName::Infisical, &given)
+        commit(&cache, &given)
     };
     let failed = keeping_old(&f.path(), "unopened", || {
         Cache::unsaved(&f.path(), &[Box::new(Broken)])

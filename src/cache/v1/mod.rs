@@ -5,13 +5,14 @@
 //! state directory names are still somebody's, the others go once the providers have handed over
 //! everything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cache::owners::Owners;
-use crate::cache::{Cache, EntryKey, envelope, file, now};
+use crate::cache::draft::Draft;
+use crate::cache::staging::Staging;
+use crate::cache::{Cache, envelope, file, now};
 use crate::error::{Error, Kind, Result};
 use crate::locked::Locked;
 use crate::mapping::Mapping;
@@ -188,15 +189,16 @@ impl Cache {
 
     /// The first save of what was carried over.
     fn save_carried(&self, contents: Option<&Contents>) -> Result<()> {
-        let mut owners = Owners::default();
-        let mut values = BTreeMap::new();
-        if let Some(contents) = contents {
-            owners.carry(contents.entries.keys().copied());
-            let entries = contents.entries.iter();
-            values.extend(entries.map(|(key, value)| (*key, value.expose())));
+        let mut staging = Staging::default();
+        for (key, value) in contents.iter().flat_map(|contents| &contents.entries) {
+            staging.add(*key, value.expose())?;
         }
         let _writing = self.start_writing();
-        self.save(&self.current(), &values, &owners)?;
+        let before = self.current();
+        let mut draft = Draft::of(&before.table, staging)?;
+        let places: Vec<u32> = draft.sources().map(|(place, _)| place).collect();
+        draft.owners.carry(places);
+        self.save(&before, draft)?;
         Ok(())
     }
 
@@ -214,16 +216,18 @@ impl Cache {
     /// # Errors
     /// [`Kind::Io`] if it cannot be written; everything is then still there.
     pub fn settle_carried(&self, mapped: &[Mapping]) -> Result<usize> {
-        let claimed: BTreeSet<EntryKey> =
-            mapped.iter().map(|m| self.keyer().entry_key(m)).collect();
         let _writing = self.start_writing();
         let before = self.current();
+        let place = |mapping| before.table.place(&self.keyer().entry_key(mapping));
+        let claimed: BTreeSet<u32> = mapped.iter().filter_map(place).collect();
         let mut owners = before.owners()?;
-        let owned = owners.owned();
-        if owners.settle_carried(&claimed) {
-            self.save(&before, &BTreeMap::new(), &owners)?;
+        let owned = owners.owned().len();
+        if !owners.settle_carried(&claimed) {
+            return Ok(0);
         }
-        Ok(owned.len() - owners.owned().len())
+        let dropped = owned - owners.owned().len();
+        self.save(&before, Draft::owned_by(&before.table, owners))?;
+        Ok(dropped)
     }
 
     /// Removes the file that this cache was carried over from, once it is not needed: this cache

@@ -6,10 +6,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use psi_test_support::vectors::version1;
 
 use super::*;
-use crate::cache::Opening;
+use crate::cache::{Offer, Opening};
 use crate::gcm::{NONCE_LEN, TAG_LEN, cipher, encrypt_in_place};
 use crate::mapping::ProviderName;
-use crate::wire::{Entry, HandOver, WorkloadEntries};
+use crate::wire::{Entry, HandOver, HandedOver, WorkloadEntries};
 
 /// The credential, delivered.
 struct Delivered(Vec<u8>);
@@ -343,6 +343,12 @@ fn a_new_file_that_can_not_be_written_leaves_the_old_one_in_its_place() {
     assert_eq!(fs::read(fixture.path()).unwrap(), version1("tpm_file"));
 }
 
+fn commit(cache: &Cache, given: &HandOver) -> Result<HandedOver> {
+    let json = given.to_json()?;
+    let offer = Offer::read(cache.keyer(), ProviderName::Infisical, json.as_bytes());
+    cache.commit(offer?)
+}
+
 fn hand_over(workload: &str, values: &[(&str, &str)]) -> HandOver {
     let entry = |(key, value): &(&str, &str)| Entry {
         mapping: mapping(key),
@@ -358,7 +364,7 @@ fn hand_over(workload: &str, values: &[(&str, &str)]) -> HandOver {
 fn carried_values_survive_hand_overs_until_everything_was_handed_over() {
     let (fixture, cache) = Fixture::carried();
     let given = hand_over("a", &[("DB_HOST", "new.example.com")]);
-    cache.commit(ProviderName::Infisical, &given).unwrap();
+    commit(&cache, &given).unwrap();
     let cache = fixture.open(&delivered());
     assert_eq!(
         value(&cache, &mapping("DB_HOST")),
@@ -372,7 +378,7 @@ fn carried_values_survive_hand_overs_until_everything_was_handed_over() {
 fn of_the_carried_values_those_that_a_mapping_names_stay_and_the_others_go() {
     let (fixture, cache) = Fixture::carried();
     let given = hand_over("a", &[("DB_HOST", "new.example.com")]);
-    cache.commit(ProviderName::Infisical, &given).unwrap();
+    commit(&cache, &given).unwrap();
     let mapped = [mapping("DB_HOST"), mapping("DB_PASSWORD"), mapping("OTHER")];
     assert_eq!(cache.settle_carried(&mapped).unwrap(), 1);
     let cache = fixture.open(&delivered());
@@ -402,14 +408,15 @@ fn of_the_carried_values_those_that_a_mapping_names_stay_and_the_others_go() {
 fn carried_values_are_no_workloads_and_no_hand_over_can_pretend_to_them() {
     let (_fixture, cache) = Fixture::carried();
     let owners = cache.current().owners().unwrap();
+    let key = cache.keyer().entry_key(&mapping("DB_HOST"));
     assert_eq!(owners.workloads().count(), 0);
     assert!(
         owners
-            .of(&cache.keyer().entry_key(&mapping("DB_HOST")))
+            .of(cache.current().table.place(&key).unwrap())
             .is_empty()
     );
     let given = hand_over("\0", &[]);
-    let error = cache.commit(ProviderName::Infisical, &given).unwrap_err();
+    let error = commit(&cache, &given).unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     holds_the_vectors_values(&cache);
 }
@@ -422,7 +429,7 @@ fn the_old_file_stays_until_the_new_one_was_reopened_after_a_hand_over() {
         "no hand-over yet"
     );
     let given = hand_over("a", &[("DB_HOST", "db.example.com")]);
-    cache.commit(ProviderName::Infisical, &given).unwrap();
+    commit(&cache, &given).unwrap();
     assert!(
         cache.let_go_of_version_1(false).unwrap().is_none(),
         "not reopened"

@@ -1,6 +1,6 @@
 //! Bodies: read within bounds and in time, and written.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
@@ -20,48 +20,81 @@ pub type Answer = Response<Full<Bytes>>;
 
 /// The whole body, if it is at most `limit` bytes and comes in time.
 pub async fn read_body(body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-    let too_large = || {
-        Refusal::said(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "too_large",
-            &format!("the body is larger than {limit} bytes"),
-            "nothing was changed; send less",
-        )
-    };
-    let expected = body.size_hint().exact().unwrap_or_default();
-    if expected > limit as u64 {
-        return Err(too_large());
+    let mut body = Bounded::new(body, limit)?;
+    let expected = body.expected();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(expected));
+    while let Some(data) = body.next().await? {
+        bytes.extend_from_slice(&data);
     }
-    let reading = collect(Limited::new(body, limit), expected as usize);
-    match tokio::time::timeout(BODY_PATIENCE, reading).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Refusal::said(
-            StatusCode::BAD_REQUEST,
-            "bad_request",
-            "the body was cut short",
-            "nothing was changed; try again",
-        )),
-        Err(_) => Err(Refusal::said(
-            StatusCode::REQUEST_TIMEOUT,
-            "too_slow",
-            "the body did not come in time",
-            "nothing was changed; try again",
-        )),
+    Ok(bytes)
+}
+
+/// A body of bounded length, which has to come in time.
+pub struct Bounded {
+    body: Limited<Incoming>,
+    limit: usize,
+    /// How long the rest may take.
+    patience: Duration,
+}
+
+impl Bounded {
+    /// `body`, of at most `limit` bytes.
+    pub fn new(body: Incoming, limit: usize) -> Result<Self, Refusal> {
+        match body.size_hint().exact().unwrap_or_default() > limit as u64 {
+            true => Err(too_large(limit)),
+            false => Ok(Self {
+                body: Limited::new(body, limit),
+                limit,
+                patience: BODY_PATIENCE,
+            }),
+        }
+    }
+
+    /// The body's length, if that was said; else 0.
+    fn expected(&self) -> usize {
+        self.body.size_hint().exact().unwrap_or_default() as usize
+    }
+
+    /// The next part; nothing at the end. Time counts only while this is waited for.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
+        let start = Instant::now();
+        let data = tokio::time::timeout(self.patience, self.data()).await;
+        self.patience = self.patience.saturating_sub(start.elapsed());
+        match data {
+            Ok(Ok(data)) => Ok(data),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(self.limit)),
+            Ok(Err(_)) => Err(Refusal::said(
+                StatusCode::BAD_REQUEST,
+                "bad_request",
+                "the body was cut short",
+                "nothing was changed; try again",
+            )),
+            Err(_) => Err(Refusal::said(
+                StatusCode::REQUEST_TIMEOUT,
+                "too_slow",
+                "the body did not come in time",
+                "nothing was changed; try again",
+            )),
+        }
+    }
+
+    async fn data(&mut self) -> Result<Option<Bytes>, Box<dyn std::error::Error + Send + Sync>> {
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
     }
 }
 
-async fn collect(
-    mut body: Limited<Incoming>,
-    expected: usize,
-) -> Result<Zeroizing<Vec<u8>>, Box<dyn std::error::Error + Send + Sync>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(expected));
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
-            bytes.extend_from_slice(&data);
-        }
-    }
-    Ok(bytes)
+fn too_large(limit: usize) -> Refusal {
+    Refusal::said(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too_large",
+        &format!("the body is larger than {limit} bytes"),
+        "nothing was changed; send less",
+    )
 }
 
 /// The JSON text `body`; nothing of it is ever quoted.

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use hyper::body::Incoming;
 use tracing::info;
-use zeroize::Zeroizing;
 
 use crate::error::{Kind, Result};
 use crate::mapping::ProviderName;
 use crate::protector::SlotKind;
 use crate::secret::SecretName;
 use crate::serve::Server;
-use crate::serve::http::body::{Answer, json, parse, read_body, secret_json};
+use crate::serve::http::body::{Answer, Bounded, json, parse, read_body, secret_json};
 use crate::serve::http::refusal::Refusal;
+use crate::serve::http::stream::stream;
 use crate::serve::http::{blocking, to_the_end};
 use crate::wire::{
     Check, Init, Invalidate, Invalidated, MAX_HAND_OVER, Prune, Pruned, Slots, Verified,
@@ -54,7 +54,7 @@ pub async fn cache(
                 "`psi-cachectl put NAME` stores one",
             )),
             Some(provider) => {
-                let body = read_body(body, MAX_HAND_OVER).await?;
+                let body = Bounded::new(body, MAX_HAND_OVER)?;
                 hand_over(server, provider, body).await
             }
             None => Err(Refusal::said(
@@ -83,9 +83,12 @@ async fn init(server: &Arc<Server>, asked: Init) -> Result<Answer, Refusal> {
 async fn hand_over(
     server: &Arc<Server>,
     provider: ProviderName,
-    body: Zeroizing<Vec<u8>>,
+    body: Bounded,
 ) -> Result<Answer, Refusal> {
+    let (source, text) = stream(body);
     if server.sealed.is_off() {
+        drop(text);
+        source.feed().await?;
         return Err(Refusal::said(
             StatusCode::CONFLICT,
             "not_cached",
@@ -94,14 +97,19 @@ async fn hand_over(
         ));
     }
     let server = Arc::clone(server);
-    let handed_over = to_the_end(async move {
-        let handed_over = server.sealed.hand_over(provider, body).await;
-        server.lookups.forget_provider(provider);
+    let taking_over = to_the_end(async move {
+        let handed_over = server.sealed.hand_over(provider, text).await;
+        // What is no hand-over says nothing of what the provider has.
+        if !matches!(&handed_over, Err(e) if e.kind() == Kind::Usage) {
+            server.lookups.forget_provider(provider);
+        }
         let handed_over = handed_over?;
         server.settle_carried(provider, &handed_over).await;
         Ok(handed_over)
-    })
-    .await?;
+    });
+    let (fed, handed_over) = tokio::join!(source.feed(), taking_over);
+    fed?;
+    let handed_over = handed_over?;
     let sum = |count: fn(&crate::wire::Counts) -> usize| -> usize {
         handed_over.workloads.values().map(count).sum()
     };

@@ -22,6 +22,7 @@ mod cache;
 pub mod direct;
 mod local;
 mod refusal;
+mod stream;
 
 use body::{Answer, bytes, json, read_body, text};
 use cache::cache;

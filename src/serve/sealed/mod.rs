@@ -10,16 +10,16 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
-use zeroize::Zeroizing;
 
-use crate::cache::{self, Attempt, Cache, Header, Opening, Unopened, no_place_for_local};
+use crate::cache::{Attempt, Cache, Header, Opening, Unopened, no_place_for_local};
 use crate::config::{CacheConfig, OnUnsealFailure};
 use crate::error::{Error, Kind, Result};
-use crate::mapping::{Mapping, ProviderName};
-use crate::protector::{Devices, Recovery};
+use crate::mapping::Mapping;
+use crate::protector::{Devices, Key, Recovery};
 use crate::serve::carried;
-use crate::wire::{Attempted, HandOver, HandedOver, PutLocal, RemovedLocal};
+use crate::wire::Attempted;
 
+mod change;
 mod drift;
 mod progress;
 mod slots;
@@ -46,6 +46,7 @@ pub struct Sealed {
     attempts: StdMutex<Vec<Attempted>>,
     progress: Arc<Progress>,
     changing: Mutex<()>,
+    key_of_next: StdMutex<Option<Arc<Key>>>,
     /// From when on lookups no longer wait for the cache to be opened.
     settled_by: Instant,
 }
@@ -63,6 +64,7 @@ impl Sealed {
             attempts: StdMutex::default(),
             progress: Arc::default(),
             changing: Mutex::new(()),
+            key_of_next: StdMutex::default(),
             settled_by: Instant::now() + OPENING_PATIENCE,
         }
     }
@@ -212,87 +214,6 @@ impl Sealed {
         }))
     }
 
-    /// Takes over what `provider` has, from the JSON text of a [`HandOver`]. A closed cache is
-    /// tried again first, an absent one is created, and one that no slot opens is replaced if the
-    /// configuration says so.
-    ///
-    /// # Errors
-    /// [`Kind::Usage`] if it is no hand-over, what [`Cache::commit`] says, and why the cache is
-    /// closed. Nothing is changed then.
-    pub async fn hand_over(
-        &self,
-        provider: ProviderName,
-        json: Zeroizing<Vec<u8>>,
-    ) -> Result<HandedOver> {
-        let hand_over = blocking(move || parse_hand_over(provider, &json)).await?;
-        let may_replace = hand_over.has_values();
-        self.change(may_replace, move |cache| cache.commit(provider, &hand_over))
-            .await
-    }
-
-    /// Keeps `value` as the local value that `mapping` names. A closed cache is tried again first,
-    /// an absent one is created.
-    ///
-    /// # Errors
-    /// What [`Cache::put`] says, and why the cache is closed. Nothing is changed then.
-    pub async fn put_local(&self, mapping: Mapping, value: Zeroizing<Vec<u8>>) -> Result<PutLocal> {
-        self.change(false, move |cache| {
-            cache.put(cache.keyer().entry_key(&mapping), &value)
-        })
-        .await
-    }
-
-    /// Removes the local value that `mapping` names. A closed cache is tried again first; one that
-    /// is not there has none.
-    ///
-    /// # Errors
-    /// What [`Cache::remove_local`] says, and why the cache is closed. Nothing is changed then.
-    pub async fn remove_local(&self, mapping: Mapping) -> Result<RemovedLocal> {
-        let _turn = self.turn().await?;
-        self.open_now().await;
-        if matches!(self.state(), State::Absent) {
-            return Ok(RemovedLocal { removed: false });
-        }
-        let cache = self.open_cache()?;
-        blocking(move || cache.remove_local(&cache.keyer().entry_key(&mapping))).await
-    }
-
-    /// Makes a change. A closed cache is tried again first, an absent one is created, and one that
-    /// is to be replaced is if this change `may_replace` it; a new cache's first save is part of
-    /// the change.
-    async fn change<T: Send + 'static>(
-        &self,
-        may_replace: bool,
-        change: impl FnOnce(&Cache) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let _turn = self.turn().await?;
-        self.open_now().await;
-        let (state, path, devices) = (self.state(), self.path.clone(), self.devices()?);
-        let (cache, changed) = blocking(move || {
-            let is_replaced = match &state {
-                State::Open(cache) => return Ok((Arc::clone(cache), change(cache)?)),
-                State::Absent => false,
-                State::Closed(closed) if closed.is_replaceable && may_replace => true,
-                other => return Err(other.not_open()),
-            };
-            let start = || {
-                let cache = Cache::unsaved(&path, &[devices.to_create()])?;
-                let changed = change(&cache)?;
-                Ok((Arc::new(cache), changed))
-            };
-            if !is_replaced {
-                return start();
-            }
-            let (started, aside) = cache::keeping_old(&path, "unopened", start)?;
-            let aside = aside.display();
-            warn!("no slot opened the old cache, which is now {aside}; a new one is in its place");
-            Ok(started)
-        })
-        .await?;
-        self.state.send_replace(State::Open(cache));
-        Ok(changed)
-    }
-
     /// Reads the file on disk again and authenticates it.
     ///
     /// # Errors
@@ -385,24 +306,6 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     let failed = |e| Error::new(Kind::Internal, "a cache operation broke off").because(e);
     tokio::task::spawn_blocking(work).await.map_err(failed)?
-}
-
-fn parse_hand_over(provider: ProviderName, json: &[u8]) -> Result<HandOver> {
-    let malformed = |why: String| {
-        Error::new(Kind::Usage, format!("not a hand-over: {why}"))
-            .hint("psi-setup and psi-serve must be of the same version")
-    };
-    // The parser's own message may quote what it read.
-    let hand_over: HandOver = serde_json::from_slice(json)
-        .map_err(|e| malformed(format!("line {}, column {}", e.line(), e.column())))?;
-    let mut entries = hand_over.workloads.values().flat_map(|w| &w.entries);
-    match entries.find(|entry| entry.mapping.provider() != provider) {
-        Some(entry) => Err(malformed(format!(
-            "a mapping of {} in what {provider} has",
-            entry.mapping.provider()
-        ))),
-        None => Ok(hand_over),
-    }
 }
 
 fn log_attempt(attempt: &Attempt) {
