@@ -15,6 +15,8 @@ pub struct Host {
     pub scope: Scope,
     /// Whether its systemd runs.
     pub is_up: bool,
+    /// Whether its root is not the one that this program was started in.
+    pub is_entered: bool,
 }
 
 /// What became of a command.
@@ -28,10 +30,14 @@ pub enum Ran {
 
 impl Host {
     /// As it is now.
-    pub fn look(scope: Scope) -> Self {
+    pub fn look(scope: Scope, is_entered: bool) -> Self {
         // What sd_booted(3) looks at. A host's /run is seen only where it was mounted with its root.
         let is_up = Path::new("/run/systemd/system").exists();
-        Self { scope, is_up }
+        Self {
+            scope,
+            is_up,
+            is_entered,
+        }
     }
 
     /// A command of systemctl's, as somebody would type it.
@@ -66,8 +72,14 @@ impl Host {
         let what = format!("`{shown}` failed: {said}");
         let error = Error::new(Kind::Io, what);
         let one_line = cli::one_line(&error);
-        Err(Error::new(Kind::Io, one_line)
-            .hint(format!("`{shown}` by hand, then run psi-install again")))
+        // systemd answers nobody whose process it can't see.
+        let in_container = match self.is_entered && self.is_up {
+            true => "in a container it is `podman run --pid host …`; or ",
+            false => "",
+        };
+        Err(Error::new(Kind::Io, one_line).hint(format!(
+            "{in_container}`{shown}` by hand, then run psi-install again"
+        )))
     }
 
     fn output(self, command: &[String]) -> std::io::Result<Output> {
@@ -115,6 +127,7 @@ mod tests {
         let host = Host {
             scope: Scope::System,
             is_up: false,
+            is_entered: false,
         };
         let command = |script: &str| ["sh", "-c", script].map(str::to_owned);
         assert_eq!(host.run(&command("true")).unwrap(), Ran::Done);

@@ -137,7 +137,7 @@ pub const FILES: [Shipped; 35] = [
         Serve,
         Machine,
         "/etc/systemd/system-preset",
-        "50-psi.preset",
+        "90-psi.preset",
         "psi.preset"
     ),
     unit!(Serve, Machine, "psi-secrets.socket"),

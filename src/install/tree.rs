@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
+use crate::config::Scope;
 use crate::directory::{Directory, Owner};
 use crate::error::{Error, Kind, Result};
 use crate::install::manifest::{Manifest, digest};
@@ -78,7 +79,7 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 /// Where `make install` and packages put what an administrator's file in /etc takes the place of.
-pub const PACKAGED: [&str; 2] = ["/usr/lib", "/usr/local/lib"];
+const PACKAGED: [&str; 2] = ["/usr/lib", "/usr/local/lib"];
 
 /// Whether the very same is there already as a packaged file, which needs no copy in /etc.
 pub fn is_packaged(file: &File) -> bool {
@@ -90,6 +91,23 @@ pub fn is_packaged(file: &File) -> bool {
         packaged.is_ok_and(|content| content == *file.content)
     };
     PACKAGED.into_iter().any(is_same)
+}
+
+/// PSI's units that psi-install did not put there.
+pub fn packaged_units(scope: Scope) -> Vec<PathBuf> {
+    let kind = match scope {
+        Scope::System => "systemd/system",
+        Scope::User => "systemd/user",
+    };
+    let directories = PACKAGED.iter().map(|lib| Path::new(lib).join(kind));
+    let entries = directories.flat_map(|directory| fs::read_dir(directory).into_iter().flatten());
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("psi-") && !name.ends_with(".d")
+    });
+    paths.sort();
+    paths
 }
 
 /// Puts the file in its place, whole or not at all; directories that are missing are made.

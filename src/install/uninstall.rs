@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::cli::{self, CommonArgs};
-use crate::config::{Config, Scope};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::install::plan::Step;
 use crate::install::work::Work;
@@ -52,7 +52,7 @@ pub fn run(args: &Args, common: &CommonArgs, options: &Options) -> Result<u8> {
 
 fn remove_units(work: &mut Work) -> Result<()> {
     let steps = work.plan(Vec::new())?;
-    let packaged = packaged_units(work.layout.scope);
+    let packaged = tree::packaged_units(work.layout.scope);
     let removed = steps.iter().filter(|step| matches!(step, Step::Remove(_)));
     let gone: Vec<PathBuf> = removed.map(|step| step.path().clone()).collect();
     units::stop(work, gone.iter().chain(&packaged))?;
@@ -67,23 +67,6 @@ fn remove_units(work: &mut Work) -> Result<()> {
         )?;
     }
     Ok(())
-}
-
-/// PSI's units that psi-install did not put there.
-fn packaged_units(scope: Scope) -> Vec<PathBuf> {
-    let kind = match scope {
-        Scope::System => "systemd/system",
-        Scope::User => "systemd/user",
-    };
-    let directories = tree::PACKAGED.iter().map(|lib| Path::new(lib).join(kind));
-    let entries = directories.flat_map(|directory| fs::read_dir(directory).into_iter().flatten());
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.retain(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("psi-") && !name.ends_with(".d")
-    });
-    paths.sort();
-    paths
 }
 
 /// While psi-serve runs: Podman forgets a secret only once its driver has.

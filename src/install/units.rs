@@ -19,6 +19,9 @@ const PROGRAMS: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
 /// The name under which systemd-sysusers and systemd-tmpfiles find ours, wherever they are.
 const CONF: &str = "psi.conf";
 
+/// There while a native psi-serve is enabled, also one of a package.
+const NATIVE_IS_ENABLED: &str = "multi-user.target.wants/psi-secrets.service";
+
 /// The key that the Python program sealed, and where it is expected.
 const MIGRATED_KEY: &str = "/etc/psi/cache.key";
 
@@ -118,12 +121,18 @@ fn check_mode_change(args: &Args, work: &Work) -> Result<()> {
         Mode::Container => ("psi-secrets.service", "native"),
     };
     let is_other = |path: &&PathBuf| path.file_name().is_some_and(|name| name == other);
-    if args.enable || !work.manifest.paths().any(|path| is_other(&path)) {
+    let has_other = work.manifest.paths().any(|path| is_other(&path));
+    if args.enable || !has_other && !is_replaced(args.mode, work) {
         return Ok(());
     }
     let what = format!("this machine has the units of --mode {name}");
     Err(Error::new(Kind::Refused, what)
         .hint("with `--enable` they are stopped and replaced in one go"))
+}
+
+/// Whether a native psi-serve runs where a container is to.
+fn is_replaced(mode: Mode, work: &Work) -> bool {
+    mode == Mode::Container && work.layout.units.join(NATIVE_IS_ENABLED).is_symlink()
 }
 
 /// Each secret that psi-setup registers names that program.
@@ -203,7 +212,12 @@ fn install(work: &mut Work, target: &Target<'_>) -> Result<()> {
     let (removals, writes): (Vec<Step>, Vec<Step>) = steps
         .into_iter()
         .partition(|step| matches!(step, Step::Remove(_)));
-    stop(work, removals.iter().map(Step::path))?;
+    let mut stopped: Vec<PathBuf> = removals.iter().map(|step| step.path().clone()).collect();
+    if is_replaced(target.mode, work) {
+        let services = tree::packaged_units(work.layout.scope).into_iter();
+        stopped.extend(services.filter(|path| path.extension().is_some_and(|e| e == "service")));
+    }
+    stop(work, stopped.iter())?;
     work.carry_out(removals)?;
     work.carry_out(writes)?;
     if work.has_changed {
@@ -236,6 +250,8 @@ pub fn stop<'p>(work: &Work, files: impl Iterator<Item = &'p PathBuf>) -> Result
         }
     }
     // A socket that is stopped last would start its service again.
+    units.sort();
+    units.dedup();
     units.sort_by_key(|name| name.ends_with(".service"));
     let all = |words: &[&str], names: &[String]| {
         let mut command = work.host.systemctl(words);

@@ -31,7 +31,7 @@ impl Work {
         tree::enter(&options.root)?;
         let layout = Layout::of(&Environment::current());
         Ok(Self {
-            host: Host::look(layout.scope),
+            host: Host::look(layout.scope, options.root != Path::new(tree::HERE)),
             manifest: tree::read_manifest(&layout.manifest)?,
             layout,
             dry_run: options.dry_run,

@@ -135,5 +135,9 @@ fn a_command_that_fails_is_named_with_what_it_said() {
         "[ \"$1\" != daemon-reload ] || { echo no bus >&2; exit 1; }",
     );
     let done = root.install(&NATIVE).ended(74);
-    done.says(&["`systemctl daemon-reload` failed: no bus", "by hand"]);
+    done.says(&[
+        "`systemctl daemon-reload` failed: no bus",
+        "podman run --pid host",
+        "by hand",
+    ]);
 }

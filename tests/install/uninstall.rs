@@ -1,5 +1,10 @@
 //! `psi-install uninstall`.
 
+use std::fs;
+use std::path::Path;
+
+use psi_test_support::podman::Podman;
+
 use crate::fixture::{INFISICAL, Root};
 
 #[test]
@@ -96,4 +101,60 @@ fn what_a_package_has_put_there_is_stopped_and_stays() {
     let expected = "systemctl disable --now psi-secrets.service";
     assert_eq!(root.commands(), [expected]);
     assert!(root.has(packaged));
+}
+
+/// Podman's secrets of two drivers, of which one is the machine's.
+fn register(podman: &Podman, driver: &Path, names: &[&str]) {
+    let payload = podman.dir().join("payload");
+    fs::write(&payload, "{}").unwrap();
+    for name in names {
+        let mut create = podman.command();
+        create.args(["secret", "create", "--driver", "shell"]);
+        for (option, command) in Podman::driver_options(driver) {
+            create.arg(format!("--driver-opts={option}={command}"));
+        }
+        let output = create.arg(name).arg(&payload).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+fn registered(podman: &Podman) -> String {
+    let listed = podman.run(&["secret", "ls", "--format", "{{.Name}}"]);
+    String::from_utf8(listed.stdout).unwrap()
+}
+
+#[test]
+fn a_purge_leaves_nothing_but_what_is_somebody_elses() {
+    let podman = Podman::start();
+    let (ours, theirs) = (podman.file_driver(), podman.file_driver());
+    register(&podman, &ours, &["myapp--A", "myapp--B"]);
+    register(&podman, &theirs, &["other"]);
+    let root = Root::new("");
+    // The same socket, within the root directory.
+    fs::hard_link(podman.socket(), root.path("run/podman.sock")).unwrap();
+    let paths = format!(
+        "driver_path: {}\npodman_socket: /run/podman.sock\n",
+        ours.display()
+    );
+    root.write("etc/psi/config.yaml", &format!("{paths}{INFISICAL}"));
+    root.write("var/lib/psi/cache.enc", "sealed");
+    let quadlets = "/etc/containers/systemd";
+    let drop_in = |name: &str| format!("{quadlets}/{name}.container.d/50-secrets.conf");
+    root.write(
+        &drop_in("myapp"),
+        "# Written by psi-setup for workload myapp; changes are overwritten.\n",
+    );
+    root.write(&drop_in("another"), "[Container]\n");
+
+    let dry_run = root
+        .install(&["uninstall", "--purge-state", "--dry-run"])
+        .ended(0);
+    dry_run.says(&["# remove Podman's secret myapp--A", "# remove /var/lib/psi"]);
+    assert_eq!(registered(&podman).lines().count(), 3);
+
+    root.install(&["uninstall", "--purge-state"]).ended(0);
+    assert_eq!(registered(&podman), "other\n");
+    assert!(!root.has(&drop_in("myapp")));
+    assert!(!root.has("var/lib/psi"));
+    assert!(root.has(&drop_in("another")));
 }

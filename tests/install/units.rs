@@ -398,3 +398,21 @@ fn a_change_of_the_mode_takes_the_other_modes_units_away() {
     let stopped = "systemctl stop psi-local-setup.service psi-secrets.service";
     assert_eq!(root.commands()[0], stopped);
 }
+
+#[test]
+fn a_packages_service_is_stopped_before_a_container_takes_its_place() {
+    let root = Root::booted(LOCAL_DRIVER);
+    let service = "usr/lib/systemd/system/psi-secrets.service";
+    root.write(service, "[Service]\n");
+    let wants = root.path("etc/systemd/system/multi-user.target.wants");
+    std::fs::create_dir_all(&wants).unwrap();
+    let link = wants.join("psi-secrets.service");
+    std::os::unix::fs::symlink(format!("/{service}"), link).unwrap();
+    root.install(&CONTAINER[..5]).ended(1).says(&["`--enable`"]);
+    assert_eq!(root.commands(), [""; 0]);
+    root.install(&[&CONTAINER[..5], &["--enable"]].concat())
+        .ended(0);
+    let commands = root.commands();
+    assert_eq!(commands[0], "systemctl disable --now psi-secrets.service");
+    assert!(commands.contains(&"systemctl start psi-secrets.service".to_owned()));
+}
