@@ -7,8 +7,10 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod cold_boot;
 mod container;
 mod image;
+mod in_use;
 mod machine;
 mod migration;
 mod readme;
@@ -45,6 +47,21 @@ fn a_machine_is_set_up_and_lives_through_what_may_come() {
         story::a_hundred_kills_stop_neither_the_socket_nor_a_lookup,
         story::a_firmware_update_leaves_the_other_slot_and_the_tpm_is_sealed_to_again,
         story::what_an_outage_keeps_back_comes_by_itself_and_holds_up_nobody_else,
+        story::the_journal_has_no_secret,
+    ];
+}
+
+#[test]
+fn a_machine_in_use_is_restarted_upgraded_and_rotated() {
+    let mut machine = Machine::boot();
+    tell![machine;
+        story::the_readme_sets_it_up,
+        in_use::all_of_it_is_enabled,
+        in_use::restarts_kills_and_upgrades_fail_none_of_a_thousand_lookups,
+        in_use::twenty_refreshes_change_neither_a_workloads_health_nor_a_secrets_id,
+        in_use::the_timer_brings_one_rotated_value_after_the_other_into_memory,
+        cold_boot::a_cold_boot_reaches_the_workloads_in_one_go,
+        cold_boot::an_outage_makes_the_workloads_15_s_later_at_most,
         story::the_journal_has_no_secret,
     ];
 }

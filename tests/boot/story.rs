@@ -13,7 +13,8 @@ pub const PASSWORD: &str = "marked-password";
 
 const PROJECT: &str = "11111111-1111-1111-1111-111111111111";
 
-const AFTER_SETUP: &str = "[Unit]
+/// What makes a workload start once psi-setup has had its turn.
+pub const AFTER_SETUP: &str = "[Unit]
 Wants=psi-infisical-setup.service
 After=psi-infisical-setup.service
 ";
