@@ -69,9 +69,11 @@ SYSTEMD = $(DESTDIR)$(PREFIX)/lib/systemd
 # What not every machine needs: kept in PREFIX/share/psi, with the quadlets.
 OPTIONAL = units/tpm units/hsm units/migrated-key units/before-254 units/containers.conf.d
 
+# Podman may start a program at any time: each is there, and whole, while it is replaced.
 install: build
 	for program in psi-serve psi-setup psi-cachectl psi-hsm psi-secret psi-install; do \
-		install -D -m 0755 $(PROGRAMS)/$$program $(DESTDIR)$(PREFIX)/bin/$$program || exit 1; \
+		new=$(DESTDIR)$(PREFIX)/bin/.$$program.new; \
+		install -D -m 0755 $(PROGRAMS)/$$program $$new && mv $$new $(DESTDIR)$(PREFIX)/bin/$$program || exit 1; \
 	done
 	install -d $(SYSTEMD)/system $(SYSTEMD)/user $(DESTDIR)$(PREFIX)/share/psi
 	install -m 0644 $(wildcard units/*.socket units/*.service units/*.timer) $(SYSTEMD)/system
