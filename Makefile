@@ -87,6 +87,7 @@ install: build
 	for file in $$(find quadlets $(OPTIONAL) -type f); do \
 		install -D -m 0644 $$file $(DESTDIR)$(PREFIX)/share/psi/$$file || exit 1; \
 	done
+	install -D -m 0644 units/psi.catalog $(DESTDIR)$(PREFIX)/lib/systemd/catalog/psi.catalog
 	umask 022 && $(PROGRAMS)/psi-manual $(DESTDIR)$(PREFIX)/share
 
 # What is installed, over BASE: see Containerfile. BUILD_FLAGS are podman's.

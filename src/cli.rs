@@ -1,20 +1,18 @@
-//! What all of PSI's programs do alike: logging, reading the configuration, the end.
+//! What all of PSI's programs do alike: the start, reading the configuration, the end.
 
 use std::future::Future;
 use std::io::Write;
-use std::os::linux::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde::Serialize;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Config, Environment};
 use crate::error::{Error, Kind, Result};
+use crate::events::{self, Event};
+use crate::log;
 use crate::pkcs11;
 
 /// The options that every program has.
@@ -62,7 +60,7 @@ pub fn manual(sections: &str) -> String {
 pub fn load_config(args: &CommonArgs) -> Result<Config> {
     let config = Config::load(args.config.as_deref(), args.strict, &Environment::current())?;
     for warning in &config.warnings {
-        tracing::warn!("{warning}");
+        events::CONFIGURATION_DOUBTFUL.say(warning);
     }
     Ok(config)
 }
@@ -81,34 +79,10 @@ pub fn parse<T: Parser>() -> T {
     })
 }
 
-/// Sees to it that no core dump is made, and starts logging: to the journal where stderr is the
-/// journal, else to stderr. `PSI_LOG` sets the level: error, warn, info (the default) or debug. The
-/// first call of every program.
+/// Starts logging, and sees to it that no core dump is made. The first call of every program.
 pub fn init_logging() {
     crate::protector::silence_tss2();
-    let wanted = std::env::var("PSI_LOG").unwrap_or_default();
-    let level = match wanted.as_str() {
-        "error" => LevelFilter::ERROR,
-        "warn" => LevelFilter::WARN,
-        "debug" => LevelFilter::DEBUG,
-        _ => LevelFilter::INFO,
-    };
-    let registry = tracing_subscriber::registry().with(level);
-    match journal() {
-        Some(journal) => registry.with(journal).init(),
-        None => registry
-            .with(
-                tracing_subscriber::fmt::layer()
-                    .with_writer(std::io::stderr)
-                    .with_ansi(false)
-                    .without_time()
-                    .with_target(false),
-            )
-            .init(),
-    }
-    if !["", "error", "warn", "info", "debug"].contains(&wanted.as_str()) {
-        tracing::warn!("PSI_LOG is none of error, warn, info and debug: using info");
-    }
+    log::init();
     forbid_dumps();
 }
 
@@ -116,23 +90,8 @@ pub fn init_logging() {
 /// values are in its memory.
 fn forbid_dumps() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::warn!("core dumps can't be turned off: {error}");
+        events::DUMPS_NOT_FORBIDDEN.say(format_args!("core dumps can't be turned off: {error}"));
     }
-}
-
-/// The journal's own protocol keeps levels; used only where stderr would end there anyway.
-fn journal() -> Option<tracing_journald::Layer> {
-    let stream = std::env::var("JOURNAL_STREAM").ok()?;
-    let stderr = std::fs::metadata("/proc/self/fd/2").ok()?;
-    if stream != format!("{}:{}", stderr.st_dev(), stderr.st_ino()) {
-        return None;
-    }
-    let priorities = tracing_journald::PriorityMappings {
-        info: tracing_journald::Priority::Informational,
-        ..tracing_journald::PriorityMappings::new()
-    };
-    let layer = tracing_journald::layer().ok()?;
-    Some(layer.with_priority_mappings(priorities))
 }
 
 /// Runs `work` to its end, and no longer: a question to a name server that is down keeps a thread
@@ -155,10 +114,15 @@ pub fn exit(program: &str, outcome: Result<u8>) -> ExitCode {
     let code = match outcome {
         Ok(code) => code,
         Err(error) => {
-            match error.next_step() {
-                Some(hint) => tracing::error!("{program}: {}; next: {hint}", one_line(&error)),
-                None => tracing::error!("{program}: {}", one_line(&error)),
-            }
+            let next = error.next_step().map(|hint| format!("; next: {hint}"));
+            Event::of_end(error.kind()).say_why(
+                error.kind(),
+                format_args!(
+                    "{program}: {}{}",
+                    one_line(&error),
+                    next.unwrap_or_default()
+                ),
+            );
             error.exit_code()
         }
     };

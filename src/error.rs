@@ -51,6 +51,24 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// The kind for searches in the journal, where it is `PSI_OUTCOME`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Refused => "refused",
+            Kind::Usage => "usage",
+            Kind::Damaged => "damaged",
+            Kind::NotFound => "not-found",
+            Kind::Unreachable => "unreachable",
+            Kind::BadAnswer => "bad-answer",
+            Kind::Internal => "internal",
+            Kind::Io => "io",
+            Kind::Denied => "denied",
+            Kind::Config => "configuration",
+        }
+    }
+}
+
 /// What the kind means, in a few words.
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -16,7 +16,7 @@
 pub mod cache;
 /// psi-cachectl's commands.
 pub mod cachectl;
-/// Logging, the configuration and the end, alike in all programs.
+/// The start, the configuration and the end, alike in all programs.
 pub mod cli;
 /// The asking half of psi-serve's socket.
 pub mod client;
@@ -28,6 +28,8 @@ mod dbus;
 pub mod directory;
 /// What happened, what to do next, and the exit code that says so.
 pub mod error;
+/// Kinds of events: the journal's catalog has a text on each.
+pub mod events;
 /// AES-256-GCM, as everything that is sealed has it.
 pub mod gcm;
 /// psi-hsm's commands.
@@ -40,6 +42,8 @@ pub mod install;
 pub mod lock;
 /// Memory for values and keys.
 pub mod locked;
+/// The log: the journal, or standard error.
+pub mod log;
 /// Where a secret's value is: the only thing Podman's store holds.
 pub mod mapping;
 /// A private key on a PKCS#11 token.

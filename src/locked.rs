@@ -108,11 +108,11 @@ fn say_refused(error: Errno) {
     SAID.call_once(|| {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
         let limit = limit.map_or("none".to_owned(), |bytes| format!("{} KiB", bytes / 1024));
-        tracing::warn!(
+        crate::events::MEMORY_NOT_LOCKED.say(format_args!(
             "memory could not be locked ({error}; the limit is {limit}): secrets may be written to \
              the swap space in clear; next: `systemctl edit psi-secrets.service`, add the lines \
              [Service] and LimitMEMLOCK=256M, then `systemctl restart psi-secrets.service`"
-        );
+        ));
     });
 }
 

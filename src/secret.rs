@@ -78,6 +78,11 @@ pub fn fits_variable(value: &[u8]) -> bool {
     value.len() <= MAX_IN_VARIABLE && !value.contains(&0)
 }
 
+/// Podman's name of the secret that is the variable `target` of a workload.
+pub fn secret_name(workload: &str, target: &str) -> String {
+    format!("{workload}--{target}")
+}
+
 /// Podman's id of a secret: 25 lower-case hexadecimal digits, new at each re-creation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SecretId(String);

@@ -11,6 +11,7 @@ use sd_notify::NotifyState;
 use crate::config::Scope;
 use crate::dbus;
 use crate::error::{Error, Kind, Result};
+use crate::events;
 use crate::protector::decrypt;
 use crate::secret::SecretValue;
 
@@ -124,7 +125,9 @@ pub fn listening_sockets() -> Result<Vec<UnixListener>> {
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!("systemd could not be told about the service's state: {error}");
+        events::SYSTEMD_NOT_TOLD.say(format_args!(
+            "systemd could not be told about the service's state: {error}"
+        ));
     }
 }
 
@@ -151,7 +154,9 @@ pub fn notify_status(status: &str) {
 pub fn notify_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!("the clock could not be read: {error}"),
+        Err(error) => {
+            events::SYSTEMD_NOT_TOLD.say(format_args!("the clock could not be read: {error}"));
+        }
     }
 }
 

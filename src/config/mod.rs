@@ -352,7 +352,7 @@ impl Workload {
 }
 
 /// `workloads.<name>.secrets`
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum WorkloadSecrets {
     /// Folders of an Infisical project; later ones win for the same key.
     Sources(Vec<crate::provider::Source>),

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::cache::{Cache, Keyslot, Opening, v1};
 use crate::error::Result;
+use crate::events;
 use crate::mapping::ProviderName;
 use crate::protector::Protector;
 use crate::serve::Server;
@@ -39,7 +40,9 @@ fn report_old_file(removed: Result<Option<PathBuf>>) {
             path.display()
         ),
         Ok(None) => {}
-        Err(e) => warn!("the old cache of version 1 is kept: {e}"),
+        Err(e) => {
+            events::OLD_CACHE_KEPT.say(format_args!("the old cache of version 1 is kept: {e}"));
+        }
     }
 }
 
@@ -65,7 +68,9 @@ impl Server {
             Ok(Some(dropped)) => info!(
                 "{dropped} values of the old cache of version 1 were dropped: no mapping names them"
             ),
-            Err(e) => warn!("the values of the old cache of version 1 are all kept: {e}"),
+            Err(e) => events::OLD_CACHE_KEPT.say(format_args!(
+                "the values of the old cache of version 1 are all kept: {e}"
+            )),
         }
     }
 }

@@ -29,6 +29,8 @@ pub enum Found {
     /// In the opened cache.
     Sealed(Arc<Saved>, Range<usize>),
     /// In the memory of this process only.
+    Learned(Arc<Locked>),
+    /// The same; its provider has given it just now.
     Live(Arc<Locked>),
 }
 
@@ -36,7 +38,7 @@ impl AsRef<[u8]> for Found {
     fn as_ref(&self) -> &[u8] {
         match self {
             Found::Sealed(saved, range) => saved.table.value(range.clone()),
-            Found::Live(value) => value,
+            Found::Learned(value) | Found::Live(value) => value,
         }
     }
 }
@@ -218,7 +220,7 @@ impl Lookups {
         }
         let mapping = self.mapping(name)?;
         let learned = self.memory().learned.get(&mapping).map(Arc::clone);
-        Ok(learned.map(Found::Live))
+        Ok(learned.map(Found::Learned))
     }
 
     /// The mapping called `name`.

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::cache;
 use crate::config::{Config, is_socket_token};
 use crate::error::{Error, Kind, Result};
+use crate::events;
 use crate::mapping::{ProviderName, Store};
 use crate::pkcs11::Pin;
 use crate::protector::{Credential, Devices};
@@ -28,6 +29,7 @@ mod http;
 mod inventory;
 mod known;
 mod lookup;
+mod names;
 mod providers;
 mod sealed;
 mod socket;
@@ -39,6 +41,7 @@ pub use http::target_parts;
 use access::Access;
 use connections::{Connections, Watch};
 use lookup::Lookups;
+use names::Names;
 use providers::Providers;
 use sealed::Sealed;
 use socket::Sockets;
@@ -77,6 +80,7 @@ pub struct Server {
     lookups: Lookups,
     access: RwLock<Arc<Access>>,
     workloads: RwLock<Arc<Workloads>>,
+    names: RwLock<Arc<Names>>,
 }
 
 /// The configured workloads of each provider.
@@ -95,6 +99,7 @@ impl Server {
             lookups: Lookups::new(Arc::clone(&store), Arc::clone(&sealed), providers),
             access: RwLock::new(Arc::new(access(config, &environment.credentials)?)),
             workloads: RwLock::new(Arc::new(workloads(config))),
+            names: RwLock::new(Arc::new(Names::new(config))),
             store,
             sealed,
         })
@@ -109,6 +114,10 @@ impl Server {
         Arc::clone(&workloads.unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn status(&self) -> Status {
         Status::of(self)
     }
@@ -121,6 +130,8 @@ impl Server {
         *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access_now);
         let workloads_now = self.workloads.write();
         *workloads_now.unwrap_or_else(PoisonError::into_inner) = Arc::new(workloads(&config));
+        let names_now = self.names.write();
+        *names_now.unwrap_or_else(PoisonError::into_inner) = Arc::new(Names::new(&config));
         self.lookups
             .use_providers(open_providers(&config, environment));
         self.sealed.open().await;
@@ -230,10 +241,15 @@ async fn reload(server: &Server, environment: &Environment) {
     systemd::notify_reloading();
     match server.reload(environment).await {
         Ok(()) => info!("the configuration was read again"),
-        Err(e) => error!(
-            "the configuration stays as it was: {e}; next: {}",
-            e.next_step().unwrap_or("correct it and reload again")
-        ),
+        Err(e) => {
+            events::RELOAD_FAILED.say_why(
+                e.kind(),
+                format_args!(
+                    "the configuration stays as it was: {e}; next: {}",
+                    e.next_step().unwrap_or("correct it and reload again")
+                ),
+            );
+        }
     }
     systemd::notify_ready(&server.status().line());
 }

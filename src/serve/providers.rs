@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tracing::warn;
-
 use crate::error::{Error, Kind, Result};
+use crate::events::{self, Entry};
 use crate::mapping::{Mapping, ProviderName};
 use crate::provider::Provider;
 use crate::secret::SecretValue;
@@ -28,7 +27,12 @@ impl Providers {
         let by_name: BTreeMap<_, _> = names.into_iter().map(|name| (name, open(name))).collect();
         for (name, provider) in &by_name {
             if let Err(error) = provider {
-                warn!("provider {name} can't be used: {error}");
+                let entry = Entry {
+                    provider: Some(name.as_str()),
+                    outcome: Some(error.kind().word()),
+                    ..Entry::of(events::PROVIDER_UNUSABLE)
+                };
+                entry.say(format_args!("provider {name} can't be used: {error}"));
             }
         }
         Self {

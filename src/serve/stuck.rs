@@ -8,11 +8,12 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::Mode;
 use tokio::task::JoinError;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::cache::Keyslot;
 use crate::directory::{Directory, Owner};
 use crate::error::{Error, Kind, Result};
+use crate::events;
 use crate::pkcs11::{self, Stuck};
 use crate::protector::SlotKind;
 use crate::serve::sealed::{Sealed, State};
@@ -47,11 +48,11 @@ pub async fn watch(sealed: Arc<Sealed>, state_dir: PathBuf) -> Error {
             Ok(()) => return given_up(&stuck),
             Err(why) if told != Some(Told::GivenUp) => {
                 told = Some(Told::GivenUp);
-                warn!(
+                events::TOKEN_STUCK.say(format_args!(
                     "{}; psi-serve goes on: {why}; next: `systemctl restart pcscd psi-secrets.service` once \
                      the token is well",
                     describe(&stuck)
-                );
+                ));
             }
             Err(_) => {}
         }
@@ -75,12 +76,12 @@ enum Told {
 fn tell(told: Option<Told>, stuck: Option<&Stuck>) -> Option<Told> {
     match (told, stuck) {
         (None, Some(stuck)) if stuck.lasts >= TOLD_AFTER => {
-            warn!(
+            events::TOKEN_STUCK.say(format_args!(
                 "{}: what needs the token waits, all else is answered; next: `systemctl status pcscd`, and \
                  whether `pkcs11-tool --module {} --list-slots` answers",
                 describe(stuck),
                 stuck.module.display()
-            );
+            ));
             Some(Told::IsSlow)
         }
         (Some(_), None) => {

@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{MAX_MAPPING, Mapping};
-use crate::secret::has_reference;
+use crate::secret::{has_reference, secret_name};
 use crate::setup::discover::Found;
-use crate::setup::plan::secret_name;
 use crate::wire::Folder;
 
 /// From this many keys up, losing more than half of them at once is taken for a mistake.

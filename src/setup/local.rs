@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use crate::config::{KeyRef, Workload, WorkloadSecrets};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
-use crate::secret::{LocalName, MAX_IN_VARIABLE};
+use crate::secret::{LocalName, MAX_IN_VARIABLE, secret_name};
 use crate::setup::discover::Found;
-use crate::setup::plan::secret_name;
 use crate::wire::{Checked, Trouble};
 
 /// Where the local values that `workloads` list are.

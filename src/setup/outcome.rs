@@ -1,12 +1,14 @@
 //! What became of one workload: in the report, in the log, and as an exit status.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use serde::Serialize;
-use tracing::{error, info, warn};
+use tracing::info;
 
 use crate::cli;
 use crate::error::{Error, Kind};
+use crate::events::{self, Entry, Event};
 use crate::mapping::ProviderName;
 use crate::setup::plan::{Action, Plan};
 use crate::setup::retire::Gone;
@@ -206,13 +208,21 @@ impl WorkloadReport {
     pub(super) fn log(&self, dry_run: bool) {
         let name = &self.workload;
         if let Some(failure) = &self.failure {
-            match self.exit_code() == SERVED_FROM_CACHE {
-                true => warn!(
-                    "workload {name} is served from the cache: {}",
-                    failure.line()
+            let (event, outcome) = match self.exit_code() == SERVED_FROM_CACHE {
+                true => (
+                    events::WORKLOAD_SERVED_FROM_CACHE,
+                    "is served from the cache",
                 ),
-                false => error!("workload {name} keeps what it has: {}", failure.line()),
-            }
+                false => (events::WORKLOAD_FAILED, "keeps what it has"),
+            };
+            let entry = Entry {
+                outcome: Some(failure.kind.word()),
+                ..self.entry(event)
+            };
+            entry.say(format_args!(
+                "workload {name} {outcome}: {}",
+                failure.line()
+            ));
         }
         self.log_drift();
         // A dry run says the rest on standard output.
@@ -220,17 +230,29 @@ impl WorkloadReport {
             self.log_gone();
         }
         for note in &self.notes {
-            warn!("workload {name}: {note}");
+            self.say(events::WORKLOAD_DOUBTFUL, note);
         }
+    }
+
+    fn entry(&self, event: Event) -> Entry<'_> {
+        Entry {
+            workload: Some(&self.workload),
+            provider: Some(self.provider.as_str()),
+            ..Entry::of(event)
+        }
+    }
+
+    fn say(&self, event: Event, what: impl Display) {
+        let entry = self.entry(event);
+        entry.say(format_args!("workload {}: {what}", self.workload));
     }
 
     fn log_gone(&self) {
         let name = &self.workload;
         if !self.left.is_empty() {
-            warn!(
-                "workload {name}: gone at the provider and out of the drop-in: {}",
-                self.left.join(", ")
-            );
+            let left = self.left.join(", ");
+            let what = format_args!("gone at the provider and out of the drop-in: {left}");
+            self.say(events::KEYS_GONE, what);
         }
         let mut kept: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for gone in self.retired() {
@@ -250,20 +272,21 @@ impl WorkloadReport {
             );
         }
         for gone in used {
-            warn!(
-                "workload {name}: removed: {}, which containers still use: the next exec, health check or restart of {} fails; next: restart their units",
+            let what = format_args!(
+                "removed: {}, which containers still use: the next exec, health check or restart of {} fails; next: restart their units",
                 gone.name,
                 gone.used_by.join(", ")
             );
+            self.say(events::REMOVED_IN_USE, what);
         }
     }
 
     fn log_drift(&self) {
-        let name = &self.workload;
         let drift = &self.drift;
         let say = |names: Vec<&str>, what: &str| {
             if !names.is_empty() {
-                warn!("workload {name}: {what}: {}", names.join(", "));
+                let what = format_args!("{what}: {}", names.join(", "));
+                self.say(events::SECRETS_MISSING, what);
             }
         };
         say(
@@ -275,11 +298,12 @@ impl WorkloadReport {
             "Podman does not have what the drop-in names",
         );
         if !drift.unexpected.is_empty() {
-            warn!(
-                "workload {name}: Podman has what PSI did not register: {}; next: `podman secret rm {}`, if nothing uses it",
+            let what = format_args!(
+                "Podman has what PSI did not register: {}; next: `podman secret rm {}`, if nothing uses it",
                 drift.unexpected.join(", "),
                 drift.unexpected.join(" ")
             );
+            self.say(events::SECRETS_UNEXPECTED, what);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
 use crate::podman::Secret;
+use crate::secret::secret_name;
 use crate::wire::{CheckedId, Folder};
 
 /// Label: the workload that a secret is for.
@@ -160,11 +161,6 @@ impl Plan {
         let with_action = self.registrations.iter().filter(|r| r.action == *action);
         with_action.map(|r| r.name.clone()).collect()
     }
-}
-
-/// Podman's name for a workload's variable.
-pub fn secret_name(workload: &str, target: &str) -> String {
-    format!("{workload}--{target}")
 }
 
 /// Whether `secret` was registered for `workload`, by us or by the program before us.

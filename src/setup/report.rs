@@ -1,10 +1,11 @@
 //! What a run did or would do: as a table, as JSON, in the log, and as an exit status.
 
 use serde::Serialize;
-use tracing::{error, info, warn};
+use tracing::info;
 
 use crate::cli;
 use crate::error::{Error, Kind, Result};
+use crate::events;
 use crate::setup::Options;
 use crate::setup::outcome::{Failure, SERVED_FROM_CACHE, WorkloadReport};
 
@@ -127,10 +128,16 @@ impl Report {
             workload.log(self.dry_run);
         }
         if let Some(Err(failure)) = &self.reloaded {
-            warn!("drop-ins were written and not loaded: {}", failure.line());
+            events::DROP_INS_NOT_LOADED.say(format_args!(
+                "drop-ins were written and not loaded: {}",
+                failure.line()
+            ));
         }
         if let Some(failure) = &self.pruning {
-            error!("the cache still has what is retired: {}", failure.line());
+            events::VALUES_NOT_PRUNED.say(format_args!(
+                "the cache still has what is retired: {}",
+                failure.line()
+            ));
         }
         self.notes.iter().for_each(|note| info!("{note}"));
     }

@@ -7,9 +7,9 @@ use crate::client::Client;
 use crate::config::{Config, KeyRef, Workload, WorkloadSecrets};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName, Store};
-use crate::secret::{SecretId, SecretName, SecretValue};
+use crate::secret::{SecretId, SecretName, SecretValue, secret_name};
 use crate::setup::discover::Found;
-use crate::setup::plan::{Actual, secret_name};
+use crate::setup::plan::Actual;
 use crate::wire::Entry;
 
 /// The stored secrets that workloads of the token list, and those that none lists.

@@ -8,6 +8,7 @@ mod crowd;
 mod damage;
 mod direct;
 mod fixture;
+mod journal;
 mod live;
 mod local;
 mod requests;

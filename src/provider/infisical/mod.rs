@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{sleep, timeout_at};
-use tracing::warn;
 
 use crate::config::{self, Config};
 use crate::error::{Error, Kind, Result};
+use crate::events;
 use crate::mapping::Mapping;
 use crate::provider::{Answer, Discovered, FindCredential, Provider, Source, normalise_path};
 use crate::secret::{SecretValue, has_reference, quote_name};
@@ -246,15 +246,17 @@ fn warn_of_doubtful(source: &Source, discovered: &[Discovered]) {
     let Source { project, path, .. } = source;
     if discovered.is_empty() {
         // The server says the same of a folder that is not there.
-        warn!("folder {path} of project {project} has no secrets; is its name right?");
+        events::FOLDER_EMPTY.say(format_args!(
+            "folder {path} of project {project} has no secrets; is its name right?"
+        ));
     }
     for secret in discovered {
         if has_reference(secret.value.expose()) {
             let folder = secret.mapping.get("path").unwrap_or(path);
             let key = quote_name(&secret.key);
-            warn!(
+            events::REFERENCE_LEFT.say(format_args!(
                 "the value of {key} in {folder} of project {project} still has a ${{…}} in it: what it refers to is missing, empty, imported or not to be read"
-            );
+            ));
         }
     }
 }

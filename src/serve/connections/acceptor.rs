@@ -14,9 +14,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::debug;
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::events;
 use crate::serve::Server;
 use crate::serve::access::Peer;
 use crate::serve::connections::event_loop::{EventLoop, Unfinished};
@@ -57,7 +58,7 @@ impl Acceptor {
                 Ok(stream) => self.serve(stream.into(), &mut request),
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(e) => {
-                    warn!("cannot accept a connection: {e}");
+                    events::CONNECTION_FAILED.say(format_args!("cannot accept a connection: {e}"));
                     wait(&mut [readable(&self.stop)], Some(ACCEPT_PAUSE));
                 }
             }
@@ -86,7 +87,9 @@ impl Acceptor {
         let peer = match peer::uid(&stream) {
             Ok(uid) => Peer { uid },
             Err(e) => {
-                warn!("a caller's user id can't be told, it gets no answer: {e}");
+                events::CONNECTION_FAILED.say(format_args!(
+                    "a caller's user id can't be told, it gets no answer: {e}"
+                ));
                 return None;
             }
         };
@@ -153,7 +156,7 @@ fn wait(fds: &mut [PollFd<'_>], limit: Option<Duration>) {
     match poll(fds, limit.as_ref()) {
         Ok(_) | Err(Errno::INTR) => {}
         Err(e) => {
-            warn!("cannot wait for a connection: {e}");
+            events::CONNECTION_FAILED.say(format_args!("cannot wait for a connection: {e}"));
             std::thread::sleep(ACCEPT_PAUSE);
         }
     }

@@ -13,9 +13,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
-use tracing::warn;
 
 use crate::error::{Error, Result};
+use crate::events;
 use crate::serve::Server;
 use crate::serve::socket::Sockets;
 
@@ -108,7 +108,9 @@ impl Connections {
             .await
             .is_err()
         {
-            warn!("some requests were not finished in time; callers that retry will be answered");
+            events::CONNECTION_FAILED.say(
+                "some requests were not finished in time; callers that retry will be answered",
+            );
         }
     }
 }

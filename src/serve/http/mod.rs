@@ -6,14 +6,13 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::header::AUTHORIZATION;
 use hyper::{Method, Request, StatusCode, Uri};
-use tracing::warn;
 
 use crate::error::{Error, Kind, Result};
 use crate::mapping::MAX_MAPPING;
-use crate::secret::{SecretId, SecretName};
+use crate::secret::SecretId;
 use crate::serve::Server;
 use crate::serve::access::Peer;
 
@@ -21,11 +20,13 @@ mod body;
 mod cache;
 pub mod direct;
 mod local;
+mod lookup;
 mod refusal;
 mod stream;
 
-use body::{Answer, bytes, json, read_body, text};
+use body::{Answer, json, read_body, text};
 use cache::cache;
+use lookup::{About, lookup};
 use refusal::Refusal;
 
 /// What a value is sent as: bytes.
@@ -37,15 +38,21 @@ pub async fn answer(server: Arc<Server>, peer: Peer, request: Request<Incoming>)
     route(&server, peer, &uri, request)
         .await
         .unwrap_or_else(|refusal| {
-            warn!(
-                "{method} {} (uid {}) answered {}: {}",
-                uri.path().escape_default(),
-                peer.uid,
-                refusal.status.as_u16(),
-                refusal.detail
-            );
+            let about = About::of(&server, &uri);
+            refusal.log(&describe(&method, &uri, peer, &about), &about);
             refusal.into_answer()
         })
+}
+
+/// A request in the log's words.
+fn describe(method: &Method, uri: &Uri, peer: Peer, about: &About) -> String {
+    let (path, uid) = (uri.path().escape_default(), peer.uid);
+    match &about.secret {
+        Some(secret) if !uri.path().ends_with(secret) => {
+            format!("{method} {path} ({secret}, uid {uid})")
+        }
+        _ => format!("{method} {path} (uid {uid})"),
+    }
 }
 
 async fn route(
@@ -176,15 +183,6 @@ fn healthz(server: &Server) -> Result<Answer, Refusal> {
             &status.why.join("; "),
             "`psi-cachectl status` and `journalctl -u psi-secrets` say more",
         )),
-    }
-}
-
-async fn lookup(server: &Server, name: &str) -> Result<Answer, Refusal> {
-    let parsed =
-        SecretName::parse(name).map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, "bad_id", &e))?;
-    match server.lookups.lookup(&parsed).await {
-        Ok(found) => Ok(bytes(VALUE_TYPE, Bytes::from_owner(found))),
-        Err(missing) => Err(Refusal::missing(name, &missing)),
     }
 }
 

@@ -5,8 +5,11 @@ use hyper::StatusCode;
 use hyper::header::ALLOW;
 
 use crate::error::{Error, Kind};
+use crate::events::{self, Entry, Event};
+use crate::mapping::ProviderName;
 use crate::secret::quote_name;
 use crate::serve::http::body::{Answer, json};
+use crate::serve::http::lookup::About;
 use crate::serve::lookup::Missing;
 use crate::wire::Failure;
 
@@ -18,6 +21,10 @@ pub struct Refusal {
     /// What happened, without a next step.
     pub detail: String,
     hint: Option<String>,
+    /// What it is in the log.
+    event: &'static Event,
+    /// A word for searches in the log.
+    outcome: &'static str,
 }
 
 impl Refusal {
@@ -28,6 +35,8 @@ impl Refusal {
             code,
             detail: error.to_string(),
             hint: error.next_step().map(str::to_owned),
+            event: event(status),
+            outcome: error.kind().word(),
         }
     }
 
@@ -38,7 +47,25 @@ impl Refusal {
             code,
             detail: detail.to_owned(),
             hint: Some(hint.to_owned()),
+            event: event(status),
+            outcome: "refused",
         }
+    }
+
+    /// Says in the log what became of `request`, and of which secret, if it was for one.
+    pub fn log(&self, request: &str, about: &About) {
+        let next = self.hint.as_ref().map(|hint| format!("; next: {hint}"));
+        let entry = Entry {
+            secret: about.secret.as_deref(),
+            provider: about.provider.map(ProviderName::as_str),
+            outcome: Some(self.outcome),
+            ..Entry::of(*self.event)
+        };
+        let (status, detail) = (self.status.as_u16(), &self.detail);
+        entry.say(format_args!(
+            "{request} answered {status}: {detail}{}",
+            next.unwrap_or_default()
+        ));
     }
 
     /// The answer, see [`Failure`].
@@ -55,6 +82,18 @@ impl Refusal {
             answer.headers_mut().insert(ALLOW, allowed);
         }
         answer
+    }
+}
+
+/// What is logged of an answer to anything but a lookup.
+fn event(status: StatusCode) -> &'static Event {
+    match status {
+        StatusCode::UNAUTHORIZED => &events::TOKEN_REFUSED,
+        StatusCode::FORBIDDEN => &events::CALLER_REFUSED,
+        StatusCode::SERVICE_UNAVAILABLE => &events::UNHEALTHY,
+        StatusCode::CONFLICT => &events::CHANGE_FAILED,
+        status if status.is_client_error() => &events::REQUEST_REFUSED,
+        _ => &events::CHANGE_FAILED,
     }
 }
 
@@ -78,6 +117,19 @@ impl From<Error> for Refusal {
 impl Refusal {
     /// Why a lookup of `name` has no value.
     pub fn missing(name: &str, missing: &Missing) -> Self {
+        let (event, outcome) = match missing {
+            Missing::NoMapping => (&events::SECRET_UNKNOWN, Kind::NotFound),
+            Missing::Unusable(error) => (&events::MAPPING_UNUSABLE, error.kind()),
+            Missing::Provider(error) => (Event::of_lookup(error.kind()), error.kind()),
+        };
+        Self {
+            event,
+            outcome: outcome.word(),
+            ..Self::answer_to(name, missing)
+        }
+    }
+
+    fn answer_to(name: &str, missing: &Missing) -> Self {
         match missing {
             Missing::NoMapping => Self::said(
                 StatusCode::NOT_FOUND,

@@ -4,13 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::state::State;
 use super::{Sealed, blocking};
 use crate::cache::{self, Cache, Keyer, Offer};
 use crate::error::Result;
+use crate::events;
 use crate::mapping::{Mapping, ProviderName};
 use crate::protector::Key;
 use crate::wire::{HandedOver, PutLocal, RemovedLocal};
@@ -168,7 +168,9 @@ impl Change {
         }
         let (committed, aside) = cache::keeping_old(path, "unopened", || commit(&self.cache))?;
         let aside = aside.display();
-        warn!("no slot opened the old cache, which is now {aside}; a new one is in its place");
+        events::CACHE_REPLACED.say(format_args!(
+            "no slot opened the old cache, which is now {aside}; a new one is in its place"
+        ));
         Ok(committed)
     }
 }

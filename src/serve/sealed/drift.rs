@@ -1,9 +1,8 @@
 //! `cache.auto_reseal`: a slot of the TPM that another boot chain has closed is sealed to the one that
 //! runs now, once another slot has opened the cache.
 
-use tracing::warn;
-
 use super::{Sealed, State, blocking};
+use crate::events;
 use crate::protector::SlotKind;
 use crate::slots::{self, Blessed};
 
@@ -23,7 +22,10 @@ impl Sealed {
         let resealing = move || slots::bless_boot(&cache, &devices, &closed);
         match blocking(resealing).await {
             Ok(blessed) => blessed.iter().for_each(log),
-            Err(error) => warn!("no slot was sealed anew to the boot that runs now: {error}"),
+            Err(error) => events::SLOT_NOT_RESEALED.say_why(
+                error.kind(),
+                format_args!("no slot was sealed anew to the boot that runs now: {error}"),
+            ),
         }
     }
 }
@@ -31,14 +33,17 @@ impl Sealed {
 fn log(blessed: &Blessed) {
     let name = blessed.attempt.name();
     match &blessed.attempt.failure {
-        None => warn!(
+        None => events::SLOT_FOLLOWED_BOOT.say(format_args!(
             "{name} was sealed anew to the boot that runs now, since `cache.auto_reseal` is true: the TPM \
              and {}; if nobody changed the boot, find out what did",
             blessed.binding
-        ),
-        Some(error) => warn!(
-            "{name} stays as it is, though `cache.auto_reseal` is true: {error}; next: {}",
-            error.next_step().unwrap_or("see `psi-cachectl slots test`")
+        )),
+        Some(error) => events::SLOT_NOT_RESEALED.say_why(
+            error.kind(),
+            format_args!(
+                "{name} stays as it is, though `cache.auto_reseal` is true: {error}; next: {}",
+                error.next_step().unwrap_or("see `psi-cachectl slots test`")
+            ),
         ),
     }
 }

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::cache::{Attempt, Cache, Header, Opening, Unopened, no_place_for_local};
 use crate::config::{CacheConfig, OnUnsealFailure};
 use crate::error::{Error, Kind, Result};
+use crate::events;
 use crate::mapping::Mapping;
 use crate::protector::{Devices, Key, Recovery};
 use crate::serve::carried;
@@ -203,10 +204,13 @@ impl Sealed {
     }
 
     fn closed(&self, why: &str, error: Error, is_replaceable: bool) -> State {
-        warn!(
-            "{} stays closed, every lookup is live: {why}; next: {}",
-            self.path.display(),
-            error.next_step().unwrap_or("see `psi-cachectl status`"),
+        events::CACHE_CLOSED.say_why(
+            error.kind(),
+            format_args!(
+                "{} stays closed, every lookup is live: {why}; next: {}",
+                self.path.display(),
+                error.next_step().unwrap_or("see `psi-cachectl status`"),
+            ),
         );
         State::Closed(Arc::new(Closed {
             error,
@@ -313,10 +317,15 @@ fn log_attempt(attempt: &Attempt) {
     match &attempt.failure {
         None => info!("{name} opened the cache in {took} ms"),
         Some(_) if !attempt.was_made() => info!("{name} was not tried: it waits for its key"),
-        Some(error) => warn!(
-            "{name} did not open in {took} ms: {error}; next: {}",
-            error.next_step().unwrap_or("see `psi-cachectl slots test`"),
-        ),
+        Some(error) => {
+            events::SLOT_NOT_OPENED.say_why(
+                error.kind(),
+                format_args!(
+                    "{name} did not open in {took} ms: {error}; next: {}",
+                    error.next_step().unwrap_or("see `psi-cachectl slots test`"),
+                ),
+            );
+        }
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use tracing::{info, warn};
+use tracing::info;
 
 use super::state::{State, already_open};
 use super::{Sealed, blocking};
 use crate::cache::Opening;
 use crate::error::Result;
+use crate::events;
 use crate::protector::Recovery;
 use crate::slots;
 use crate::wire::{Attempted, Init, Initialised, SlotChange, Slots, SlotsChanged};
@@ -110,7 +111,11 @@ fn log_change(change: &SlotChange, changed: &SlotsChanged) {
     for attempt in &changed.attempts {
         match &attempt.failure {
             None => info!("{} {done}", attempt.name()),
-            Some(trouble) => warn!("{} was not sealed anew: {}", attempt.name(), trouble.what),
+            Some(trouble) => events::SLOT_NOT_RESEALED.say(format_args!(
+                "{} was not sealed anew: {}",
+                attempt.name(),
+                trouble.what
+            )),
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod done;
 pub mod goals;
 pub mod http;
 pub mod infisical;
+pub mod journal;
 pub mod marks;
 pub mod memory;
 pub mod notify;
