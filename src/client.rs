@@ -46,8 +46,9 @@ impl Client {
     /// # Errors
     /// If the token's credential can't be read.
     pub fn of(config: &Config) -> Result<Self> {
-        let credential = Credentials::from_env().read_or_open("psi-socket-token")?;
-        let token = credential.or_else(|| config.socket_token.as_ref().map(SecretValue::copy));
+        let credential = Credentials::from_env().socket_token_or_open()?;
+        let configured = || config.socket_token.as_ref().map(SecretValue::copy);
+        let token = credential.map(|token| token.current).or_else(configured);
         Self::new(&config.socket, token)
     }
 

@@ -62,6 +62,8 @@ pub mod serve;
 pub mod setup;
 /// A cache made, and what opens it changed, whoever does it.
 pub mod slots;
+/// The socket token, and its change.
+pub mod socket_token;
 /// Secrets from standard input.
 pub mod stdin;
 /// What systemd gives a service, and what a service tells systemd.

@@ -3,17 +3,23 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use psi::cli::block_on;
 use psi::podman::{NewSecret, Podman};
+use psi_test_support::done::Done;
 use psi_test_support::podman::Podman as PodmanService;
 use psi_test_support::proxy::{Proxy, Step};
 use psi_test_support::psi::{Host, ask};
+use psi_test_support::wait;
 
 const SERVE: &str = env!("CARGO_BIN_EXE_psi-serve");
 const DRIVER: &str = env!("CARGO_BIN_EXE_psi-secret");
@@ -155,4 +161,132 @@ fn a_thousand_lookups_through_podman_survive_kills_in_the_middle_of_them() {
         asked >= LOOKUPS + KILLS,
         "{asked}: each kill broke a lookup off, which asked again"
     );
+}
+
+/// psi-secret as Podman runs it, again and again, in the background of a test.
+struct Callers<'h> {
+    host: &'h Host,
+    answered: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+const ID: &str = "0123456789abcdef012345678";
+
+impl<'h> Callers<'h> {
+    /// On a host with a sealed value and a file for the token.
+    fn new(host: &'h Host) -> Self {
+        hand_over(&host.socket());
+        let head = format!("POST /store/{ID} HTTP/1.1\r\nHost: psi\r\nContent-Length: ");
+        let request = format!("{head}{}\r\n\r\n{MAPPING}", MAPPING.len());
+        assert_eq!(ask(&host.socket(), request.as_bytes()).0, 200);
+        Self {
+            host,
+            answered: AtomicUsize::new(0),
+            is_over: AtomicBool::new(false),
+        }
+    }
+
+    /// Runs `story` while three callers look up. None of their lookups may fail.
+    fn look_up_during(&self, story: impl FnOnce()) {
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !self.is_over.load(Ordering::SeqCst) {
+                        self.look_up();
+                    }
+                });
+            }
+            let outcome = catch_unwind(AssertUnwindSafe(story));
+            self.is_over.store(true, Ordering::SeqCst);
+            outcome.unwrap_or_else(|panic| resume_unwind(panic));
+        });
+    }
+
+    fn look_up(&self) {
+        let mut command = Command::new(DRIVER);
+        command.args(["lookup", "--socket"]).arg(self.host.socket());
+        command.arg("--token-file").arg(token_file(self.host));
+        command.env_clear().env("SECRET_ID", ID);
+        let done = Done::run(command, b"").ended(0);
+        assert_eq!(done.stdout, "sealed");
+        self.answered.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Waits for a few more of them.
+    fn go_on(&self) {
+        let before = self.answered.load(Ordering::SeqCst);
+        wait::until("more lookups", || {
+            self.answered.load(Ordering::SeqCst) > before + 10
+        });
+    }
+}
+
+fn token_file(host: &Host) -> PathBuf {
+    host.path("socket-token")
+}
+
+fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// As docs/configuration.md has it.
+#[test]
+fn a_new_socket_token_takes_three_commands_and_fails_no_lookup() {
+    let host = Host::new();
+    host.write_config(SEALED);
+    let serve = host.serve_activated(Path::new(SERVE));
+    write_private(&token_file(&host), "token-number-0\n");
+    let callers = Callers::new(&host);
+    callers.look_up_during(|| {
+        for n in 1..=3 {
+            let before = fs::read_to_string(token_file(&host)).unwrap();
+            let before = before.lines().next().unwrap();
+            let both = format!("token-number-{n}\n{before}\n");
+            let new = host.path("socket-token.new");
+            write_private(&new, &both);
+            host.set_credential("psi-socket-token", both.as_bytes());
+            assert!(serve.sigterm().success());
+            serve.restart();
+            callers.go_on();
+            fs::rename(&new, token_file(&host)).unwrap();
+            callers.go_on();
+        }
+    });
+    let status = |n: usize| {
+        let head = "GET /list HTTP/1.1\r\nHost: psi\r\nAuthorization: Bearer token-number-";
+        ask(&host.socket(), format!("{head}{n}\r\n\r\n").as_bytes()).0
+    };
+    assert_eq!([3, 2, 1, 0].map(status), [200, 200, 401, 401]);
+    assert!(!serve.log().contains("token-number"), "{}", serve.log());
+}
+
+#[test]
+fn a_reload_fails_no_lookup_and_names_what_waits_for_a_restart() {
+    let host = Host::new();
+    host.write_config(SEALED);
+    let serve = host.serve_activated(Path::new(SERVE));
+    write_private(&token_file(&host), "no-token-is-needed\n");
+    let callers = Callers::new(&host);
+    let pid = serve.pid();
+    let reload = |config: &str, says: &str| {
+        host.write_config(config);
+        let before = serve.log().matches(says).count();
+        serve.signal("HUP");
+        wait::until(says, || serve.log().matches(says).count() > before);
+        callers.go_on();
+    };
+    let read = "the configuration was read again";
+    callers.look_up_during(|| {
+        for n in 0..10 {
+            reload(&format!("allowed_uids: [{n}]\n{SEALED}"), read);
+            reload("allowed_uids: [x]", "the configuration stays as it was");
+        }
+        assert!(!serve.log().contains("before a restart"), "{}", serve.log());
+        let changed = "changed, and not in force before a restart: cache.on_unseal_failure, cache.tpm.pcrs; next: `systemctl restart psi-secrets.service`";
+        let cache = "cache: {backend: tpm, on_unseal_failure: recreate, tpm: {pcrs: [4]}}\n";
+        reload(&format!("{cache}providers: {{local: {{}}}}\n"), changed);
+        reload(SEALED, read);
+    });
+    assert_eq!((serve.pid(), serve.starts()), (pid, 1));
 }

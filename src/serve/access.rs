@@ -39,6 +39,16 @@ impl Access {
         }
     }
 
+    /// The same, with an `earlier` token that stays good for an hour from now on.
+    #[must_use]
+    pub fn accepting(self, earlier: Option<SecretValue>) -> Self {
+        let old = earlier.map(|token| (token, Instant::now()));
+        Self {
+            old: Mutex::new(old),
+            ..self
+        }
+    }
+
     /// These rules in place of `before`, whose token stays good for an hour if it is another one.
     #[must_use]
     pub fn replacing(self, before: &Access) -> Self {
@@ -122,6 +132,17 @@ mod tests {
             Some(b"the-token2"),
         ] {
             assert!(!access.accepts_token(wrong));
+        }
+    }
+
+    #[test]
+    fn an_earlier_token_is_as_good_as_the_new_one_and_stays_so_over_a_reload() {
+        let access = || Access::new(0, vec![], token("new-token")).accepting(token("old-token"));
+        let reloaded = access().replacing(&access());
+        for access in [access(), reloaded] {
+            assert!(access.accepts_token(Some(b"new-token")));
+            assert!(access.accepts_token(Some(b"old-token")));
+            assert!(!access.accepts_token(Some(b"new-token\nold-token")));
         }
     }
 

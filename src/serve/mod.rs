@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tracing::info;
 
 use crate::cache;
-use crate::config::{Config, is_socket_token};
-use crate::error::{Error, Kind, Result};
+use crate::config::Config;
+use crate::error::{Error, Result};
 use crate::events;
 use crate::mapping::{ProviderName, Store};
 use crate::pkcs11::Pin;
@@ -23,6 +23,7 @@ use crate::secret::SecretValue;
 use crate::systemd::{self, Credentials};
 
 mod access;
+mod at_start;
 mod carried;
 mod connections;
 mod http;
@@ -39,6 +40,7 @@ mod stuck;
 pub use http::target_parts;
 
 use access::Access;
+use at_start::AtStart;
 use connections::{Connections, Watch};
 use lookup::Lookups;
 use names::Names;
@@ -75,6 +77,7 @@ pub type OpenProvider =
 
 /// Everything that a request needs.
 pub struct Server {
+    at_start: AtStart,
     store: Arc<Store>,
     sealed: Arc<Sealed>,
     lookups: Lookups,
@@ -96,6 +99,7 @@ impl Server {
         let sealed = Arc::new(Sealed::new(&config.cache, devices));
         let providers = open_providers(config, environment);
         Ok(Self {
+            at_start: AtStart::of(config),
             lookups: Lookups::new(Arc::clone(&store), Arc::clone(&sealed), providers),
             access: RwLock::new(Arc::new(access(config, &environment.credentials)?)),
             workloads: RwLock::new(Arc::new(workloads(config))),
@@ -134,6 +138,7 @@ impl Server {
         *names_now.unwrap_or_else(PoisonError::into_inner) = Arc::new(Names::new(&config));
         self.lookups
             .use_providers(open_providers(&config, environment));
+        self.at_start.warn_if_others(&AtStart::of(&config));
         self.sealed.open().await;
         Ok(())
     }
@@ -158,20 +163,13 @@ fn open_providers(config: &Config, environment: &Environment) -> Providers {
 }
 
 fn access(config: &Config, credentials: &Credentials) -> Result<Access> {
-    let configured = || config.socket_token.as_ref().map(SecretValue::copy);
-    let credential = credentials.read("psi-socket-token")?;
-    if credential
-        .as_ref()
-        .is_some_and(|t| !is_socket_token(t.expose()))
-    {
-        let what = "the credential psi-socket-token must have at least 8 of the characters A-Za-z0-9._~+/=-";
-        return Err(Error::new(Kind::Config, what).hint(
-            "seal a token with `systemd-creds encrypt --tpm2-pcrs= --name=psi-socket-token`, or remove the credential for none",
-        ));
-    }
-    let token = credential.or_else(configured);
     let own_uid = rustix::process::geteuid().as_raw();
-    Ok(Access::new(own_uid, config.allowed_uids.clone(), token))
+    let rules = |token| Access::new(own_uid, config.allowed_uids.clone(), token);
+    let configured = || config.socket_token.as_ref().map(SecretValue::copy);
+    Ok(match credentials.socket_token()? {
+        Some(token) => rules(Some(token.current)).accepting(token.before),
+        None => rules(configured()),
+    })
 }
 
 /// Serves until SIGTERM or SIGINT.

@@ -44,6 +44,8 @@ fn a_machine_is_set_up_and_lives_through_what_may_come() {
         story::a_reboot_in_an_outage_starts_the_workload_from_the_cache,
         story::a_stopped_service_leaves_a_socket_that_works,
         story::a_reload_keeps_serving_even_if_the_new_configuration_is_wrong,
+        story::a_new_socket_token_fails_no_lookup,
+        story::the_journal_says_what_to_do_about_a_failed_lookup,
         story::a_hundred_kills_stop_neither_the_socket_nor_a_lookup,
         story::a_firmware_update_leaves_the_other_slot_and_the_tpm_is_sealed_to_again,
         story::what_an_outage_keeps_back_comes_by_itself_and_holds_up_nobody_else,

@@ -145,6 +145,50 @@ pub fn a_reload_keeps_serving_even_if_the_new_configuration_is_wrong(machine: &m
     assert_eq!(machine.property("psi-secrets.service", "MainPID"), pid);
 }
 
+/// As docs/configuration.md has it: a token, and another one while there are lookups.
+pub fn a_new_socket_token_fails_no_lookup(machine: &mut Machine) {
+    let blocks = readme::blocks_of("docs/configuration.md", "The socket token");
+    let [(_, set), (_, replace)] = blocks.as_slice() else {
+        panic!("{blocks:?}");
+    };
+    machine.run(set);
+    let before = machine.read("/etc/psi/socket-token");
+    let answers = machine.run(&format!(
+        "export SECRET_ID=$(podman secret inspect --format {{{{.ID}}}} myapp--DB_PASSWORD)
+        (until test -e /run/replaced; do psi-secret lookup || echo failed; echo; done
+        psi-secret lookup || echo failed) >/run/answers &
+        {replace}
+        touch /run/replaced
+        wait
+        cat /run/answers"
+    ));
+    let wrong: Vec<&str> = answers.lines().filter(|line| *line != PASSWORD).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+    let now = machine.read("/etc/psi/socket-token");
+    assert!(now.ends_with(&before) && now.lines().count() == 2);
+    machine.run("rm /etc/psi/socket-token /etc/credstore.encrypted/psi-socket-token /run/replaced");
+    machine.run("systemctl restart psi-secrets.service");
+}
+
+/// As docs/journal.md has it.
+pub fn the_journal_says_what_to_do_about_a_failed_lookup(machine: &mut Machine) {
+    let id = "f".repeat(25);
+    let failed = machine.try_run(&format!("SECRET_ID={id} psi-secret lookup"));
+    assert!(!failed.status.success());
+    let said = machine.run("journalctl --sync && journalctl -x -u psi-secrets");
+    for part in [
+        &format!("psi-serve has no file /var/lib/psi/ID for the id {id}:"),
+        "What to do: `psi-setup` registers what is missing.",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    let searched = machine.run("journalctl -o cat PSI_EVENT=SECRET_UNKNOWN");
+    assert_eq!(searched.lines().count(), 1, "{searched}");
+    for (_, block) in readme::blocks_of("docs/journal.md", "Searching") {
+        machine.run(&block);
+    }
+}
+
 /// The socket does not give up on a service that dies again and again, and no lookup fails. Only
 /// the growing delay between restarts is left out here.
 pub fn a_hundred_kills_stop_neither_the_socket_nor_a_lookup(machine: &mut Machine) {

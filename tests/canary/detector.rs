@@ -107,6 +107,16 @@ fn in_the_log() {
 }
 
 #[test]
+fn in_the_journal() {
+    finds("journal/received", |world, value| {
+        let send = r#"socket(S, AF_UNIX, SOCK_DGRAM, 0);
+            send(S, "MESSAGE=" . <STDIN>, 0, sockaddr_un("/run/systemd/journal/socket"))"#;
+        let pipe = format!("printf '%s\\n' \"$V\" | perl -MSocket -e '{send}'");
+        script(world, value, &pipe);
+    });
+}
+
+#[test]
 fn on_standard_output() {
     finds("stdout\"), written by psi-setup", |world, value| {
         script(world, value, "printf '%s\\n' \"$V\"");

@@ -178,6 +178,9 @@ fn a_provider_that_fails_a_lookup_is_not_quoted() {
     lookup(&mut world).ended(1);
     world.infisical.stop();
     lookup(&mut world).ended(1);
+    for event in ["LOOKUP_LIVE", "PROVIDER_UNREACHABLE", "PROVIDER_DENIES"] {
+        assert!(!world.journal.of_event(event).is_empty(), "{event}");
+    }
     serve.sigterm();
     world.keeps_its_secrets();
 }

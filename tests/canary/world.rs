@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use psi_test_support::done::{Answer, Done};
 use psi_test_support::infisical::{Identity, StandIn};
+use psi_test_support::journal::Journal;
 use psi_test_support::marks::{Detector, Found, Kind, Marks};
 use psi_test_support::podman::write_program;
 use psi_test_support::psi::{Host, Service, ask};
@@ -40,6 +41,8 @@ pub struct World {
     /// What is configured, for a configuration of another kind.
     pub secrets: Secrets,
     pub cores: PathBuf,
+    /// What services log; it is below the host's root.
+    pub journal: Journal,
     traces: Traces,
     /// Outside of what is searched: standard output is where some secrets go.
     outputs: TempDir,
@@ -83,7 +86,9 @@ impl World {
             infisical.add_identity(Identity::new(id, secret).may_read(project, "/"));
         }
         let traces = Traces::new(&host.path("traces"));
+        let journal = Journal::new(&host.path("journal"));
         let mut world = Self {
+            journal,
             host,
             infisical,
             marks,
@@ -169,9 +174,14 @@ providers:
         self.marks.text(Kind::Value, name)
     }
 
-    /// The program with a trace of its own; `called` decides where its secrets may go.
+    /// The program with a trace of its own; `called` decides where its secrets may go. What is a
+    /// service has the journal as its standard error.
     pub fn traced(&self, called: &str, program: &str) -> PathBuf {
-        self.traces.program(called, Path::new(program), &self.cores)
+        let traced = self.traces.program(called, Path::new(program), &self.cores);
+        match called {
+            "psi-serve" | "psi-setup" => self.journal.program(&traced),
+            _ => traced,
+        }
     }
 
     /// psi-secret as Podman runs it.
@@ -301,6 +311,7 @@ providers:
 
     /// Every secret that is where it must not be, in words. All programs must have ended.
     pub fn leaks(&mut self) -> Vec<String> {
+        self.journal.sync();
         let processes = self.traces.read();
         self.mark_access_tokens(&processes);
         let detector = Detector::new(&self.marks);

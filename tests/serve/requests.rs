@@ -5,7 +5,7 @@ use std::io::Write;
 
 use serde_json::json;
 
-use crate::fixture::{Answer, Host, finish, hand_over, id, mapping, read_to_end};
+use crate::fixture::{Answer, Host, finish, hand_over, id, mapping};
 
 #[test]
 fn a_value_comes_back_byte_for_byte() {
@@ -117,6 +117,26 @@ fn every_error_has_its_status_its_code_and_a_next_step() {
     }
     let failed = serve.store(2, "NEVER_HANDED_OVER");
     serve.lookup(&failed).asked_the_dead_provider();
+}
+
+#[test]
+fn a_path_says_which_methods_it_takes() {
+    let host = Host::new();
+    let serve = host.start();
+    for (method, path, allowed) in [
+        ("POST", "/healthz", "get"),
+        ("DELETE", "/status", "get"),
+        ("POST", "/list", "get"),
+        ("POST", "/lookup/x", "get"),
+        ("GET", "/store/x", "post"),
+        ("GET", "/delete/x", "delete"),
+        ("PUT", "/cache/infisical", "post"),
+        ("GET", "/local/x", "put, delete"),
+    ] {
+        let answer = serve.request(method, path, b"");
+        answer.fails(405, "method_not_allowed");
+        assert_eq!(answer.header("allow"), allowed, "{method} {path}");
+    }
 }
 
 #[test]
@@ -351,7 +371,7 @@ fn a_caller_that_hangs_up_early_is_no_error() {
 }
 
 #[test]
-fn what_is_not_http_is_closed_and_psi_serve_goes_on() {
+fn what_is_not_http_is_told_so_and_psi_serve_goes_on() {
     let host = Host::new();
     let serve = host.start();
     for noise in [
@@ -360,14 +380,15 @@ fn what_is_not_http_is_closed_and_psi_serve_goes_on() {
         b"GET /healthz HTTP/9.9\r\n\r\n",
         &[0xff; 5000],
     ] {
-        let mut stream = serve.connect();
-        let _ = stream.write_all(noise);
-        let answer = read_to_end(&mut stream);
-        assert!(
-            answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"),
-            "{answer:?}"
-        );
+        let answer = serve.raw(noise);
+        answer.fails(400, "bad_request");
+        assert_eq!(answer.detail(), "this is no HTTP request");
     }
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(70_000));
+    serve.raw(long.as_bytes()).fails(414, "bad_request");
+    let many = format!("GET /list HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(200));
+    serve.raw(many.as_bytes()).fails(431, "bad_request");
+    host.wait_for_log("is no request");
     serve.lookup("nobody").fails(404, "no_mapping");
 }
 

@@ -56,7 +56,8 @@ Files:
   /run/psi/psi.sock
       psi-serve's socket.
   /etc/psi/socket-token
-      The socket token, if psi-serve wants one: one line, mode 0600.
+      The socket token, if psi-serve wants one, mode 0600: its first line. A second
+      one has the token before, see docs/configuration.md.
 
 See also:
   psi-serve(1), psi-setup(1), psi-cachectl(1), podman-secret-create(1), containers.conf(5)

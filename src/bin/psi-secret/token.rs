@@ -53,11 +53,18 @@ fn read_file(path: &Path) -> io::Result<Result<String, Failure>> {
     }))
 }
 
+/// The first line. A second one has the token before, which psi-serve takes for a while, so that one
+/// file is good for both.
 fn parse(text: &[u8]) -> Option<String> {
-    let line = text.strip_suffix(b"\n").unwrap_or(text);
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
     let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"._~+/=-".contains(b);
-    let valid = line.len() >= 8 && (line.len() as u64) < MAX_FILE && line.iter().all(allowed);
-    String::from_utf8(line.to_vec()).ok().filter(|_| valid)
+    let is_token = |line: &&[u8]| {
+        line.len() >= 8 && (line.len() as u64) < MAX_FILE && line.iter().all(allowed)
+    };
+    let are_valid = lines.len() <= 2 && lines.iter().all(is_token);
+    let first = lines.first().filter(|_| are_valid)?;
+    String::from_utf8(first.to_vec()).ok()
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
@@ -80,7 +87,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_one_line_of_allowed_characters() {
+    fn a_token_is_one_line_of_allowed_characters_and_may_have_the_one_before_below() {
+        assert_eq!(
+            parse(b"new-token\nold-token\n").as_deref(),
+            Some("new-token")
+        );
         assert_eq!(parse(b"aZ09._~+/=-\n").as_deref(), Some("aZ09._~+/=-"));
         assert_eq!(parse(b"12345678").as_deref(), Some("12345678"));
         for bad in [
@@ -90,6 +101,8 @@ mod tests {
             b"1234 5678",
             b"1234567\xff",
             b"12345678\r",
+            b"12345678\n1234567",
+            b"12345678\n12345678\n12345678",
         ] {
             assert_eq!(parse(bad), None, "{bad:?}");
         }

@@ -32,7 +32,8 @@ Examples:
 
 Signals:
   SIGTERM, SIGINT  answer what is in flight, then end
-  SIGHUP           read the configuration again; a wrong one leaves the old one in force
+  SIGHUP           read the configuration again; a wrong one leaves the old one in force,
+                   and settings that wait for a restart are named in the journal
 
 Exit status:
   0   it was told to end; with --check-health: lookups can be answered

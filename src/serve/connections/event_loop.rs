@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -17,8 +18,10 @@ use tokio::task::JoinSet;
 use tracing::debug;
 use zeroize::Zeroizing;
 
+use crate::events;
 use crate::serve::Server;
 use crate::serve::access::Peer;
+use crate::serve::connections::no_http::UntilAsked;
 use crate::serve::connections::stream::Stream;
 use crate::serve::http::{self, direct};
 
@@ -112,7 +115,10 @@ async fn serve(
     server: Arc<Server>,
     mut stopping: watch::Receiver<bool>,
 ) -> io::Result<()> {
+    let is_asked = Arc::new(AtomicBool::new(false));
+    let stream = UntilAsked::new(stream, Arc::clone(&is_asked));
     let service = service_fn(move |request| {
+        is_asked.store(true, Ordering::Relaxed);
         let server = Arc::clone(&server);
         async move { Ok::<_, Infallible>(http::answer(server, peer, request).await) }
     });
@@ -131,7 +137,16 @@ async fn serve(
             connection.await
         }
     };
-    outcome.map_err(io::Error::other)
+    match outcome {
+        Err(e) if e.is_parse() => {
+            events::REQUEST_REFUSED.say(format_args!(
+                "what user {} sent is no request: {e}",
+                peer.uid
+            ));
+            Ok(())
+        }
+        outcome => outcome.map_err(io::Error::other),
+    }
 }
 
 async fn stopped(stopping: &mut watch::Receiver<bool>) {

@@ -21,6 +21,7 @@ use crate::serve::socket::Sockets;
 
 mod acceptor;
 mod event_loop;
+mod no_http;
 mod peer;
 mod progress;
 mod stream;

@@ -95,20 +95,26 @@ async fn route(
             authorised.to_write()?;
             local::remove(server, name).await
         }
-        (_, "lookup" | "store" | "delete" | "local", Some(_))
-        | (_, "healthz" | "status" | "list", None)
-        | (_, "cache", Some(_)) => Err(Refusal::said(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            &format!("{method} is not for this path"),
-            "psi-secret(1) and psi-cachectl(1) ask in the right way",
-        )),
-        _ => Err(Refusal::said(
-            StatusCode::NOT_FOUND,
-            "not_found",
-            "there is no such path",
-            "psi-secret(1) and psi-cachectl(1) ask in the right way",
-        )),
+        _ => Err(match allowed(first, rest) {
+            Some(allowed) => Refusal::of_method(&method, allowed),
+            None => Refusal::said(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "there is no such path",
+                "psi-secret(1) and psi-cachectl(1) ask in the right way",
+            ),
+        }),
+    }
+}
+
+/// The methods that a path is for, as the header `Allow` has them; nothing if there is no such path.
+fn allowed(first: &str, rest: Option<&str>) -> Option<&'static str> {
+    match (first, rest) {
+        ("healthz" | "status" | "list", None) | ("lookup", Some(_)) => Some("GET"),
+        ("store" | "cache", Some(_)) => Some("POST"),
+        ("delete", Some(_)) => Some("DELETE"),
+        ("local", Some(_)) => Some("PUT, DELETE"),
+        _ => None,
     }
 }
 

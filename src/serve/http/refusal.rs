@@ -1,8 +1,8 @@
 //! Errors as the socket answers them: a status, a code for programs, a text and a next step for
 //! people.
 
-use hyper::StatusCode;
-use hyper::header::ALLOW;
+use hyper::header::{ALLOW, HeaderValue};
+use hyper::{Method, StatusCode};
 
 use crate::error::{Error, Kind};
 use crate::events::{self, Entry, Event};
@@ -21,6 +21,8 @@ pub struct Refusal {
     /// What happened, without a next step.
     pub detail: String,
     hint: Option<String>,
+    /// The methods that the path is for, if it was asked with another one.
+    allowed: Option<&'static str>,
     /// What it is in the log.
     event: &'static Event,
     /// A word for searches in the log.
@@ -35,6 +37,7 @@ impl Refusal {
             code,
             detail: error.to_string(),
             hint: error.next_step().map(str::to_owned),
+            allowed: None,
             event: event(status),
             outcome: error.kind().word(),
         }
@@ -47,8 +50,24 @@ impl Refusal {
             code,
             detail: detail.to_owned(),
             hint: Some(hint.to_owned()),
+            allowed: None,
             event: event(status),
             outcome: "refused",
+        }
+    }
+
+    /// A path that is asked with another method than the `allowed` ones.
+    pub fn of_method(method: &Method, allowed: &'static str) -> Self {
+        let detail = format!("{method} is not for this path, which takes {allowed}");
+        let hint = "psi-secret(1) and psi-cachectl(1) ask in the right way";
+        Self {
+            allowed: Some(allowed),
+            ..Self::said(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                &detail,
+                hint,
+            )
         }
     }
 
@@ -77,8 +96,8 @@ impl Refusal {
         };
         let mut answer = json(&failure);
         *answer.status_mut() = self.status;
-        if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            let allowed = hyper::header::HeaderValue::from_static("GET, POST, PUT, DELETE");
+        if let Some(allowed) = self.allowed {
+            let allowed = HeaderValue::from_static(allowed);
             answer.headers_mut().insert(ALLOW, allowed);
         }
         answer

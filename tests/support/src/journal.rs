@@ -23,7 +23,7 @@ pub type Entry = BTreeMap<String, String>;
 /// A journal in a directory of its own. Programs see it at /run, and nothing of the host's /run.
 pub struct Journal {
     dir: PathBuf,
-    socket: PathBuf,
+    sender: UnixDatagram,
     received: Arc<Mutex<Received>>,
     reader: Option<JoinHandle<()>>,
 }
@@ -47,6 +47,8 @@ impl Journal {
         fs::create_dir_all(&run).expect("the journal's directory");
         let socket = run.join("socket");
         let listener = UnixDatagram::bind(&socket).expect("the journal's socket");
+        let sender = UnixDatagram::unbound().expect("a socket");
+        sender.connect(&socket).expect("the journal's socket");
         let copy = File::create(dir.join("received")).expect("the journal's file");
         let received = Arc::new(Mutex::new(Received::default()));
         let reader = {
@@ -55,7 +57,7 @@ impl Journal {
         };
         Self {
             dir: dir.to_owned(),
-            socket,
+            sender,
             received,
             reader: Some(reader),
         }
@@ -111,8 +113,7 @@ impl Journal {
     }
 
     fn send(&self, text: &[u8]) {
-        let sender = UnixDatagram::unbound().expect("a socket");
-        sender.send_to(text, &self.socket).expect("the journal");
+        self.sender.send(text).expect("the journal");
     }
 }
 
