@@ -72,21 +72,36 @@ impl Pin {
     }
 }
 
-/// PINs that tokens have rejected, with the tokens' names.
-static REJECTED: Mutex<Vec<(String, Locked)>> = Mutex::new(Vec::new());
+/// The PINs that one token has rejected while this process lives.
+#[derive(Default)]
+pub struct Rejected(Vec<Locked>);
 
-/// Whether the token has rejected this PIN before.
-pub fn was_rejected(token: &str, pin: &[u8]) -> bool {
-    let rejected = REJECTED.lock().unwrap_or_else(PoisonError::into_inner);
-    rejected
-        .iter()
-        .any(|(name, other)| name == token && verify_slices_are_equal(other, pin).is_ok())
+impl Rejected {
+    /// Whether this PIN is one of them.
+    pub fn has(&self, pin: &[u8]) -> bool {
+        let is_it = |other: &Locked| verify_slices_are_equal(other, pin).is_ok();
+        self.0.iter().any(is_it)
+    }
+
+    /// Keeps this PIN from being tried on the token again.
+    pub fn add(&mut self, pin: Locked) {
+        self.0.push(pin);
+    }
 }
 
-/// Keeps this PIN from being tried on that token again.
-pub fn reject(token: &str, pin: Locked) {
-    let mut rejected = REJECTED.lock().unwrap_or_else(PoisonError::into_inner);
-    rejected.push((token.to_owned(), pin));
+/// Of every token that was to be logged in, by its name.
+static REJECTED: Mutex<Vec<(String, Arc<Mutex<Rejected>>)>> = Mutex::new(Vec::new());
+
+/// What the token of this name has rejected. Whoever logs in holds the lock meanwhile: a wrong PIN
+/// that two sessions have at once costs one try.
+pub fn rejected_by(token: &str) -> Arc<Mutex<Rejected>> {
+    let mut all = REJECTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, known)) = all.iter().find(|(name, _)| name == token) {
+        return Arc::clone(known);
+    }
+    let new = Arc::default();
+    all.push((token.to_owned(), Arc::clone(&new)));
+    new
 }
 
 #[cfg(test)]
@@ -122,7 +137,9 @@ mod tests {
 
     #[test]
     fn a_rejected_pin_is_remembered_for_its_token_and_no_other() {
-        reject("a token", Locked::copy_of(b"1111"));
+        let was_rejected = |token: &str, pin: &[u8]| rejected_by(token).lock().unwrap().has(pin);
+        let pin = Locked::copy_of(b"1111");
+        rejected_by("a token").lock().unwrap().add(pin);
         assert!(was_rejected("a token", b"1111"));
         assert!(!was_rejected("a token", b"2222"));
         assert!(!was_rejected("another", b"1111"));

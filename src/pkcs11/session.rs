@@ -8,6 +8,7 @@ use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
+use cryptoki::slot::Slot;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Kind, Result};
@@ -169,19 +170,25 @@ impl Seat {
     }
 
     fn log_in_anew(&mut self, settings: &Settings) -> Result<Open> {
-        let path = &settings.module;
-        let module = self.module(path)?;
-        let (slot, token) = slot::find(module, path, &settings.token)?;
-        let session = module.open_ro_session(slot);
-        let session = session.map_err(|e| code::failed(path, "open a session", &e))?;
-        log_in(&session, &token, &settings.pin, path)?;
+        let (_, session, token) = self.log_in_without_key(settings)?;
         let key = find_key(&session, ObjectClass::PRIVATE_KEY, &settings.key);
-        let key = key.map_err(|e| e.explain(path, &settings.key, &token))?;
+        let key = key.map_err(|e| e.explain(&settings.module, &settings.key, &token))?;
         Ok(Open {
             session,
             key,
             token,
         })
+    }
+
+    fn log_in_without_key(&mut self, settings: &Settings) -> Result<(Slot, Session, TokenInfo)> {
+        let path = &settings.module;
+        let module = self.module(path)?;
+        let (slot, token) = slot::find(module, path, &settings.token)?;
+        let session = module.open_ro_session(slot);
+        let session = session.map_err(|e| code::failed(path, "open a session", &e))?;
+        let again = || slot::info(module, path, slot);
+        log_in(&session, &token, again, &settings.pin, path)?;
+        Ok((slot, session, token))
     }
 
     /// The module, which is loaded once.

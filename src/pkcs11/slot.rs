@@ -118,9 +118,17 @@ fn by_index(module: &Pkcs11, path: &Path, index: usize) -> Result<(Slot, TokenIn
         let tokens = all(module, path)?;
         return Err(absent(path, &wanted, &list(tokens.iter().map(|(_, t)| t))));
     };
+    Ok((slot, info(module, path, slot)?))
+}
+
+/// What the token in `slot` says of itself now.
+///
+/// # Errors
+/// What the module says.
+pub fn info(module: &Pkcs11, path: &Path, slot: Slot) -> Result<TokenInfo> {
     let info = module.get_token_info(slot);
     let info = info.map_err(|e| code::failed(path, "tell which token is there", &e))?;
-    Ok((slot, TokenInfo::of(&info)))
+    Ok(TokenInfo::of(&info))
 }
 
 fn wanted(name: &TokenName) -> String {

@@ -206,6 +206,26 @@ fn a_wrong_pin_costs_one_try_and_is_not_tried_again_but_another_one_is() {
 }
 
 #[test]
+fn two_sessions_with_the_same_wrong_pin_cost_one_try_even_at_once() {
+    let module = Module::with_key("psi", PIN);
+    let by_index = settings(&module, "a wrong one");
+    let mut by_serial = by_index.clone();
+    by_serial.token.serial = Some(module.serial(0));
+    module.forget_calls();
+    // Long enough for the other one to have come as far.
+    module.control("delay.C_Login", "1000");
+    std::thread::scope(|scope| {
+        for settings in [by_index, by_serial] {
+            scope.spawn(|| {
+                let outcome = Token::new(settings).log_in(LONG);
+                fails(outcome, Kind::Config, &["PIN", "not tried again"]);
+            });
+        }
+    });
+    assert_eq!(module.calls("C_Login"), 1);
+}
+
+#[test]
 fn the_last_try_is_never_used_and_a_locked_pin_never_tried() {
     let module = Module::with_key("psi", PIN);
     module.enter_wrong_pins(0, TRIES - 1);
@@ -214,7 +234,7 @@ fn the_last_try_is_never_used_and_a_locked_pin_never_tried() {
     fails(
         token(&module).log_in(LONG),
         Kind::Config,
-        &["one try left", "pkcs11-tool"],
+        &["one try left", "--token-label \"psi\" --login --test`"],
     );
     let module = Module::with_key("psi", PIN);
     module.enter_wrong_pins(0, TRIES);

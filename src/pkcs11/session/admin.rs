@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use cryptoki::mechanism::Mechanism;
-use cryptoki::slot::Slot;
 
 use super::*;
 use crate::pkcs11::Token;
@@ -60,6 +59,7 @@ impl Token {
 
 impl Seat {
     fn check_login(&mut self, settings: &Settings) -> Result<CheckedLogin> {
+        self.close();
         let (_, session, token) = self.log_in_without_key(settings)?;
         let key = find_key(&session, ObjectClass::PRIVATE_KEY, &settings.key);
         let key = match key {
@@ -79,6 +79,7 @@ impl Seat {
 
     fn key_or_new(&mut self, settings: &Settings, bits: Option<u32>) -> Result<FoundKey> {
         let path = &settings.module;
+        self.close();
         let (slot, session, token) = self.log_in_without_key(settings)?;
         let found = find_key(&session, ObjectClass::PRIVATE_KEY, &settings.key);
         let (key, is_new) = match (found, bits) {
@@ -102,17 +103,6 @@ impl Seat {
             is_new,
             token,
         })
-    }
-
-    fn log_in_without_key(&mut self, settings: &Settings) -> Result<(Slot, Session, TokenInfo)> {
-        self.close();
-        let path = &settings.module;
-        let module = self.module(path)?;
-        let (slot, token) = slot::find(module, path, &settings.token)?;
-        let session = module.open_ro_session(slot);
-        let session = session.map_err(|e| code::failed(path, "open a session", &e))?;
-        log_in(&session, &token, &settings.pin, path)?;
-        Ok((slot, session, token))
     }
 }
 
