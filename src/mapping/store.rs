@@ -223,8 +223,15 @@ impl Store {
 
     fn corrupt(&self, name: &SecretName, why: &Error) -> Error {
         let file = self.path.join(name.as_str());
-        Error::new(Kind::Damaged, format!("{}: {why}", file.display()))
-            .hint("remove the file and run `psi-setup`: it registers the secret again")
+        let error = Error::new(Kind::Damaged, format!("{}: {why}", file.display()));
+        if SecretId::parse(name.as_str()).is_ok() {
+            return error
+                .hint("remove the file and run `psi-setup`: it registers the secret again");
+        }
+        // What was sealed for a token under a name is nowhere else.
+        error.hint(format!(
+            "restore the file from a backup; or remove it, and `psi-hsm store {name}` seals the value anew"
+        ))
     }
 }
 
@@ -321,7 +328,13 @@ mod tests {
             assert_eq!(error.kind(), Kind::Damaged, "{file}");
             assert!(error.to_string().contains(file), "{error}");
             assert!(!error.to_string().contains("hunter2"), "{error}");
+            let next = error.next_step().unwrap();
+            assert!(next.contains(&format!("`psi-hsm store {file}`")), "{next}");
         }
+        std::fs::write(dir.path().join(ID), b"[]").unwrap();
+        let error = store.get(&name(ID)).unwrap_err();
+        assert!(error.next_step().unwrap().contains("`psi-setup`"));
+        std::fs::remove_file(dir.path().join(ID)).unwrap();
         std::fs::write(dir.path().join("cache.enc"), b"PSIC").unwrap();
         std::fs::create_dir(dir.path().join("directory")).unwrap();
         assert_eq!(store.list().unwrap(), [name("good")]);
