@@ -55,7 +55,8 @@ pub struct Args {
 ///
 /// # Errors
 /// [`Kind::Refused`] if a file there is not ours, [`Kind::Io`] if it can't be written, what `podman
-/// build` and systemctl say. What was done before stays: it may be run again.
+/// build` says. What was done before stays: it may be run again. What systemctl says is the outcome's
+/// failure.
 pub fn setup(config: &Config, args: &Args) -> Result<Outcome> {
     let volume = &settings(config)?.pcscd_volume;
     check_volume(volume)?;
@@ -80,9 +81,14 @@ pub fn setup(config: &Config, args: &Args) -> Result<Outcome> {
         text.push_str(&format!("built {IMAGE_NAME}\n"));
     }
     text.push_str(&selinux());
-    daemon_reload(config.scope)?;
-    text.push_str("next: `systemctl start pcscd.service`, then `psi-hsm preflight`\n");
-    Ok(Outcome::done(text))
+    let reloaded = daemon_reload(config.scope);
+    if reloaded.is_ok() {
+        text.push_str("next: `systemctl start pcscd.service`, then `psi-hsm preflight`\n");
+    }
+    Ok(Outcome {
+        text,
+        end: reloaded.map(|()| 0),
+    })
 }
 
 /// It goes into file names and quadlets unquoted.

@@ -107,7 +107,9 @@ fn a_build_that_fails_and_a_missing_directory_are_told() {
         .says(&["pcscd.container", "systemd_dir"]);
     let m = machine(0);
     m.host.set_systemctl(false);
-    setup(&m, &[]).says(&["daemon-reload"]);
+    let unread = setup(&m, &[]).says(&["wrote ", "pcscd.container", "daemon-reload"]);
+    assert_ne!(unread.code, Some(0));
+    assert!(!unread.stdout.contains("next:"), "{unread:?}");
 }
 
 #[test]
