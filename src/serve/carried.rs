@@ -80,6 +80,10 @@ pub async fn watch_old_file(server: Arc<Server>) {
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         look.tick().await;
+        // Where there is none, nothing needs to be waited for, a device least of all.
+        if matches!(v1::kept(server.sealed.path()), Ok(None)) {
+            continue;
+        }
         let removed = server
             .sealed
             .if_open(|cache| cache.let_go_of_version_1(false));

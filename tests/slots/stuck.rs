@@ -4,11 +4,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use psi_test_support::done::Done;
 use psi_test_support::psi::Service;
 use psi_test_support::token::Module;
 use psi_test_support::wait;
 
-use crate::fixture::{INIT_HSM, LIVE, Machine, PIN, SEALED, SERVE};
+use crate::fixture::{INIT, INIT_HSM, LIVE, Machine, PIN, SEALED, SERVE};
 
 /// More than the 90 s after which a call is given up, on a busy machine.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(200);
@@ -22,6 +23,20 @@ fn machine(backend: &'static str) -> Machine {
 
 /// The first call that needs the token itself.
 const HANG: &str = "hang.C_Decrypt";
+
+/// A value that only the token opens.
+const OF_TOKEN: &str = "canary-of-the-token";
+
+const HSM: &str = env!("CARGO_BIN_EXE_psi-hsm");
+const SECRET: &str = env!("CARGO_BIN_EXE_psi-secret");
+
+/// What Podman's driver gets for an id or a name.
+fn lookup(m: &Machine, name: &str) -> Done {
+    let mut command = m.host.command(SECRET);
+    command.env("SECRET_ID", name).args(["lookup", "--socket"]);
+    command.arg(m.host.socket());
+    Done::run(command, b"")
+}
 
 fn until_log_has(serve: &Service, text: &str) {
     let start = Instant::now();
@@ -68,10 +83,38 @@ fn within_the_hour_it_is_not_done_again_and_lookups_are_live() {
     until_log_has(&serve, "psi-serve goes on: it ended for that ");
     assert_eq!(m.value(), LIVE);
     assert_eq!(serve.starts(), 1);
+    // There is none.
+    assert!(!serve.log().contains("old cache"), "{}", serve.log());
     m.module().release(HANG);
     until_log_has(&serve, "the PKCS#11 module answers again");
     m.settle();
     assert_eq!(m.opened_by(), 1);
+}
+
+#[test]
+fn a_lookup_that_hangs_in_the_module_is_told_and_given_up_where_the_tpm_opens_the_cache() {
+    let m = machine("tpm");
+    m.filled(&INIT);
+    let mut store = m.host.command(HSM);
+    store.args(["store", "db"]);
+    Done::run(store, OF_TOKEN.as_bytes()).ended(0);
+    let serve = m.host.serve_activated(Path::new(SERVE));
+    serve.wait_until_it_answers();
+    m.settle();
+    m.module().control(HANG, "");
+    let lost = lookup(&m, "db");
+    assert!(lost.code != Some(0) && lost.stdout.is_empty(), "{lost:?}");
+    lost.says(&["db"]);
+    until_log_has(&serve, "has not come back from a call for 3");
+    assert_eq!(m.value(), SEALED);
+
+    until_log_has(&serve, "psi-serve ends, so that it is started anew");
+    m.module().release(HANG);
+    wait::until("another start", || serve.starts() == 2);
+    serve.wait_until_it_answers();
+    m.settle();
+    assert_eq!((m.opened_by(), m.value()), (1, SEALED.into()));
+    assert_eq!(lookup(&m, "db").ended(0).stdout, OF_TOKEN);
 }
 
 #[test]

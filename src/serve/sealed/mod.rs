@@ -3,7 +3,7 @@
 //! Whatever touches the disk or a device runs on a thread of its own, one at a time.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
@@ -68,6 +68,11 @@ impl Sealed {
             key_of_next: StdMutex::default(),
             settled_by: Instant::now() + OPENING_PATIENCE,
         }
+    }
+
+    /// Where the cache's file is, or is to be.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Whether nothing is to be remembered.
