@@ -18,6 +18,7 @@ use crate::locked::Locked;
 
 mod code;
 mod login;
+mod module;
 mod owner;
 mod pin;
 mod public_key;

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
-use cryptoki::error::{Error as Pkcs11Error, RvError};
+use cryptoki::context::Pkcs11;
+use cryptoki::error::Error as Pkcs11Error;
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::locked::Locked;
 use crate::pkcs11::login::log_in;
 use crate::pkcs11::slot::{self, TokenInfo};
-use crate::pkcs11::{KeyName, PublicKey, Settings, code};
+use crate::pkcs11::{KeyName, PublicKey, Settings, code, module};
 use crate::secret::quote_name;
 
 mod admin;
@@ -191,26 +191,13 @@ impl Seat {
         Ok((slot, session, token))
     }
 
-    /// The module, which is loaded once.
+    /// The module, once it is needed.
     fn module(&mut self, path: &Path) -> Result<&Pkcs11> {
         if self.module.is_none() {
-            self.module = Some(load(path)?);
+            self.module = Some(module::load(path)?);
         }
         let none = || Error::new(Kind::Internal, "there is no module");
         self.module.as_ref().ok_or_else(none)
-    }
-}
-
-fn load(path: &Path) -> Result<Pkcs11> {
-    let module = Pkcs11::new(path).map_err(|e| code::cannot_load(path, &e))?;
-    match module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-        Ok(()) | Err(Pkcs11Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(module),
-        Err(e) => {
-            let failed = code::failed(path, "start", &e);
-            // Unloading is what some modules do not survive.
-            std::mem::forget(module);
-            Err(failed)
-        }
     }
 }
 

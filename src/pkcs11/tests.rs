@@ -182,6 +182,22 @@ fn a_module_that_does_not_start_is_tried_again_later() {
 }
 
 #[test]
+fn sessions_that_need_a_module_at_once_start_it_once() {
+    let module = Module::with_key("psi", PIN);
+    let by_index = settings(&module, PIN);
+    let mut by_serial = by_index.clone();
+    by_serial.token.serial = Some(module.serial(0));
+    module.forget_calls();
+    module.control("delay.C_Initialize", "1000");
+    std::thread::scope(|scope| {
+        for settings in [by_index, by_serial] {
+            scope.spawn(|| decrypts(&Token::new(settings)));
+        }
+    });
+    assert_eq!(module.calls("C_Initialize"), 1);
+}
+
+#[test]
 fn a_wrong_pin_costs_one_try_and_is_not_tried_again_but_another_one_is() {
     let module = Module::with_key("psi", PIN);
     let token = Token::new(settings(&module, "a wrong one"));
