@@ -43,8 +43,10 @@ fn a_pin_is_shown_neither_where_it_works_nor_where_it_is_rejected() {
     serve.sigterm();
     serve.restart();
     world.settle();
-    let log = serve.log();
-    assert!(log.contains("CKR_PIN_INCORRECT"), "{log}");
+    let said = world.journal.of_event("SLOT_NOT_OPENED");
+    let is_of_pin = |message: &String| message.contains("CKR_PIN_INCORRECT");
+    let mut messages = said.iter().filter_map(|entry| entry.get("MESSAGE"));
+    assert!(messages.any(is_of_pin), "{said:?}");
     world.cachectl(&["slots", "test"], b"").ended(69);
     serve.sigterm();
     world.cachectl(&["slots", "test"], b"").ended(69);
