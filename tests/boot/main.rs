@@ -14,6 +14,7 @@ mod in_use;
 mod machine;
 mod migration;
 mod readme;
+mod removal;
 mod story;
 
 use std::fs;
@@ -64,6 +65,7 @@ fn a_machine_in_use_is_restarted_upgraded_and_rotated() {
         in_use::the_timer_brings_one_rotated_value_after_the_other_into_memory,
         cold_boot::a_cold_boot_reaches_the_workloads_in_one_go,
         cold_boot::an_outage_makes_the_workloads_15_s_later_at_most,
+        removal::uninstalled_it_is_stopped_and_keeps_secrets_and_state,
         story::the_journal_has_no_secret,
     ];
 }
