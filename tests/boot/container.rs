@@ -2,7 +2,6 @@
 //! the shipped quadlets and the example workloads.
 
 use std::fs;
-use std::path::Path;
 
 use crate::machine::Machine;
 use crate::story::{self, PASSWORD};
@@ -48,11 +47,10 @@ const INSTALL_QUADLETS: &str = "
     systemctl start myapp.service myapp-files.service";
 
 pub fn the_image_is_built_over_an_imported_debian(machine: &mut Machine) {
-    let built = machine.path(CONTEXT);
-    fs::create_dir(&built).expect("the context");
-    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("Containerfile");
-    fs::copy(recipe, built.join("Containerfile")).expect("the Containerfile");
-    crate::install(machine, "/usr");
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/Containerfile");
+    let recipe = fs::read_to_string(recipe).expect("the Containerfile");
+    machine.write(&format!("{CONTEXT}/Containerfile"), &recipe);
+    machine.install("/usr");
     machine.run(&format!(
         "mkdir -p {CONTEXT}/target/image/usr/bin && cp /usr/bin/psi-* {CONTEXT}/target/image/usr/bin"
     ));
@@ -75,7 +73,7 @@ pub fn the_quadlets_give_the_example_workloads_their_secrets(machine: &mut Machi
         .find(|(language, _)| language == "yaml")
         .expect("the configuration");
     let tls = "workloads:\n  myapp-tls: {secrets: [{project: myproject, path: /tls}]}";
-    let configuration = story::configuration(&readme).replace("workloads:", tls);
+    let configuration = story::configuration(machine, &readme).replace("workloads:", tls);
     machine.write("/etc/psi/config.yaml", &configuration);
     machine.write("/root/client-secret", "marked-client-secret");
     machine.run(

@@ -17,11 +17,7 @@ mod readme;
 mod removal;
 mod story;
 
-use std::fs;
-use std::path::Path;
-use std::process::Command;
-
-use machine::{Machine, text};
+use machine::Machine;
 
 /// The steps in their order, each with its name.
 macro_rules! tell {
@@ -97,20 +93,16 @@ fn a_machine_of_the_python_program_is_moved_over_and_back() {
     ];
 }
 
-/// `make install` into the machine, of the programs that the tests are run with; then the
-/// stand-in for Infisical.
-fn install(machine: &Machine, prefix: &str) {
-    let programs = Path::new(env!("CARGO_BIN_EXE_psi-serve")).parent().unwrap();
-    let output = Command::new("make")
-        .args(["--old-file=build", "install"])
-        .arg(format!("PROGRAMS={}", programs.display()))
-        .arg(format!("DESTDIR={}", machine.path("").display()))
-        .arg(format!("PREFIX={prefix}"))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("make is installed");
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let stand_in = programs.join("stand-in-infisical");
-    fs::copy(&stand_in, machine.path("/usr/local/bin/stand-in-infisical"))
-        .unwrap_or_else(|e| panic!("{}: {e}: run `cargo build --workspace`", stand_in.display()));
+/// With the device that the kernel makes of a TPM, and limits that hold.
+#[test]
+fn a_machine_with_a_kernel_of_its_own_seals_to_its_tpm() {
+    let mut machine = Machine::emulate();
+    tell![machine;
+        story::the_readme_sets_it_up,
+        story::psi_serve_runs_as_its_own_user_and_owns_its_files,
+        story::the_tpm_is_opened_as_a_device_that_only_psi_serve_is_let_to,
+        story::a_reboot_keeps_the_secrets,
+        story::a_reboot_in_an_outage_starts_the_workload_from_the_cache,
+        story::the_journal_has_no_secret,
+    ];
 }

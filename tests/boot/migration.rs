@@ -1,12 +1,10 @@
 //! A machine that the Python program has set up, and docs/migrating.md followed on it.
 
-use std::fs;
-
 use psi_test_support::vectors::version1;
 
 use crate::machine::Machine;
+use crate::readme;
 use crate::story::{add_workload, set_secrets, setup_ended, variable};
-use crate::{install, readme};
 
 /// The value in the old cache.
 const OLD_HOST: &str = "db.example.com";
@@ -102,8 +100,8 @@ pub fn the_python_program_was_here(machine: &mut Machine) {
     let root_only = "install -d -m 0700 /etc/psi /var/lib/psi";
     machine.run(root_only);
     machine.write("/etc/psi/config.yaml", CONFIGURATION);
-    fs::write(machine.path("/var/lib/psi/cache.enc"), version1("tpm_file")).unwrap();
-    fs::write(machine.path("/run/plain"), version1("credential")).unwrap();
+    machine.write("/var/lib/psi/cache.enc", &version1("tpm_file"));
+    machine.write("/run/plain", &version1("credential"));
     machine.run(
         "chmod 0600 /etc/psi/config.yaml /var/lib/psi/cache.enc
         systemd-creds encrypt --with-key=tpm2 --tpm2-pcrs=7 --name=psi-cache-key /run/plain /etc/psi/cache.key
@@ -174,7 +172,7 @@ pub fn the_way_back_leaves_what_the_python_program_had(machine: &mut Machine) {
     for (_, block) in blocks("And back") {
         follow(machine, &block);
     }
-    let cache = fs::read(machine.path("/var/lib/psi/cache.enc")).unwrap();
+    let cache = machine.read_bytes("/var/lib/psi/cache.enc");
     assert_eq!(cache, version1("tpm_file"));
     assert_eq!(machine.read("/etc/psi/config.yaml"), CONFIGURATION);
     let unit = machine.property("psi-secrets.service", "FragmentPath");
@@ -207,7 +205,7 @@ fn follow(machine: &Machine, block: &str) {
         .filter(|line| *line != "make install")
         .collect();
     if block.lines().any(|line| line == "make install") {
-        install(machine, "/usr");
+        machine.install("/usr");
     }
     machine.run(&steps.join("\n"));
 }

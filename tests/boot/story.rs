@@ -3,7 +3,7 @@
 use psi_test_support::wait;
 
 use crate::machine::{Machine, text};
-use crate::{install, readme};
+use crate::readme;
 
 /// Part of everything secret; the journal must never have it.
 const MARK: &str = "marked";
@@ -28,7 +28,7 @@ pub fn the_readme_sets_it_up(machine: &mut Machine) {
     );
     for (language, block) in readme::blocks("Set it up") {
         match language.as_str() {
-            "yaml" => machine.write("/etc/psi/config.yaml", &configuration(&block)),
+            "yaml" => machine.write("/etc/psi/config.yaml", &configuration(machine, &block)),
             _ => follow(machine, &block),
         }
     }
@@ -48,7 +48,7 @@ pub fn what_the_readme_says_to_run_by_hand_runs(machine: &mut Machine) {
 fn follow(machine: &Machine, block: &str) {
     match block.strip_prefix("make install\n") {
         Some(rest) => {
-            install(machine, "/usr");
+            machine.install("/usr");
             machine.run("systemctl enable --now --quiet infisical.service");
             machine.run(rest);
         }
@@ -56,12 +56,15 @@ fn follow(machine: &Machine, block: &str) {
     }
 }
 
-/// The README's, for a server and a TPM on this machine.
-pub fn configuration(readme: &str) -> String {
+/// The README's, for a server on this machine, and for its TPM where that is no device.
+pub fn configuration(machine: &Machine, readme: &str) -> String {
     let server = "https://infisical.example.com";
     assert!(readme.contains(server));
-    let tpm = "  tpm: {tcti: 'swtpm:host=127.0.0.1,port=2321'}\n";
-    readme.replace(server, "http://127.0.0.1:8080") + tpm
+    let here = readme.replace(server, "http://127.0.0.1:8080");
+    if machine.has("/dev/tpmrm0") {
+        return here;
+    }
+    here + "  tpm: {tcti: 'swtpm:host=127.0.0.1,port=2321'}\n"
 }
 
 /// As docs/configuration.md has it for another `systemd_dir`.
@@ -99,6 +102,17 @@ pub fn psi_serve_runs_as_its_own_user_and_owns_its_files(machine: &mut Machine) 
     assert_eq!(files, "psi:psi 700\npsi:psi 600\n");
     let others = "find /var/lib/psi ! -user psi -o ! -group psi -o -type f ! -perm 600";
     assert_eq!(machine.run(others), "");
+}
+
+/// The unit's own list of devices lets it, and its limit on locked memory is the unit's.
+pub fn the_tpm_is_opened_as_a_device_that_only_psi_serve_is_let_to(machine: &mut Machine) {
+    let tested = machine.run("psi-cachectl slots test");
+    assert!(tested.contains("tpm2"), "{tested}");
+    let device = machine.run("stat --format '%U:%G %a' /dev/tpmrm0");
+    assert_eq!(device, "tss:tss 660\n");
+    let pid = machine.property("psi-secrets.service", "MainPID");
+    let limits = machine.run(&format!("grep 'Max locked memory' /proc/{pid}/limits"));
+    assert!(limits.contains("268435456"), "{limits}");
 }
 
 pub fn a_reboot_keeps_the_secrets(machine: &mut Machine) {

@@ -84,23 +84,6 @@ fn a_pulled_token_fails_what_is_not_known_yet_and_heals() {
 }
 
 #[test]
-fn a_module_that_hangs_holds_up_only_who_needs_it_and_not_for_ever() {
-    let m = with_stored(&["known", "db"], "");
-    let _serve = m.serve();
-    m.lookup("known").ended(0);
-    m.module.control("hang.C_Decrypt", "");
-    thread::scope(|scope| {
-        let hanging = scope.spawn(|| m.lookup("db"));
-        m.lookup("known").ended(0);
-        let lost = hanging.join().unwrap();
-        assert!(lost.code != Some(0) && lost.stdout.is_empty(), "{lost:?}");
-        lost.says(&["db", "gave no answer within 2s"]);
-    });
-    m.module.release("hang.C_Decrypt");
-    psi_test_support::wait::until("the token again", || m.lookup("db").code == Some(0));
-}
-
-#[test]
 fn a_wrong_pin_is_tried_once_and_the_last_try_never() {
     let m = with_stored(&["a", "b", "c"], "");
     m.host.set_credential("hsm-pin", b"a wrong one");
