@@ -86,6 +86,8 @@ events! {
     RELOAD_FAILED: ERROR, "a427cf168780f3fd818a095c1272cdf0";
     /// A new configuration has settings that a reload does not change.
     RESTART_NEEDED: WARN, "c4a649e01c7344767d14a1153d129632";
+    /// psi-serve was stopped before the cache was open.
+    START_CUT_SHORT: WARN, "993791d5564e441e8a405cee29155f1c";
     /// The PKCS#11 module of a token does not come back.
     TOKEN_STUCK: WARN, "2e19225d0f2c5ffda5d1a8ce317e99eb";
     /// Values may be swapped.

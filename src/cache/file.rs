@@ -144,8 +144,14 @@ pub fn make_durable(path: &Path) -> Result<()> {
 }
 
 fn cannot_write(path: &Path, error: std::io::Error) -> Error {
+    let remedy = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "`systemctl restart psi-secrets.service` makes the directory psi's again"
+        }
+        _ => "see `df` and `mount` for a full or read-only disk",
+    };
     Error::io(format!("cannot write {}", path.display()), error)
-        .hint("the last good cache is kept; see `df` and `mount` for a full or read-only disk")
+        .hint(format!("the last good cache is kept; {remedy}"))
 }
 
 /// Gives the file the second name `<name>.<suffix>`, under which it survives [`replace`].

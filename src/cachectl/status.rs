@@ -21,6 +21,10 @@ use crate::wire::{Attempted, Trouble, Verified};
 /// How long psi-serve may take to say how it is.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Of a credential that can't be decrypted systemd tells neither the name nor the remedy.
+const TO_START: &str = "`systemctl start psi-secrets.service`; if that ends with 243/CREDENTIALS, a file in \
+/etc/credstore.encrypted can't be decrypted and has to be moved away";
+
 /// For `--help` and the man page, see [`crate::cli::manual`].
 pub const MANUAL: &str = "\
 Examples:
@@ -316,8 +320,11 @@ impl Status {
 }
 
 impl Serve {
-    /// What to do about its cache.
+    /// What to do about it or its cache.
     fn next(&self) -> Option<&str> {
+        if !self.running {
+            return Some(TO_START);
+        }
         self.status.as_ref()?["cache"]["next"].as_str()
     }
 

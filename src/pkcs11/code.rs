@@ -75,7 +75,8 @@ pub fn cannot_load(module: &Path, error: &Pkcs11Error) -> Error {
     Error::new(Kind::Config, format!("{what}: {why}")).hint(
         "name it in `providers.nitrokeyhsm.pkcs11_module`; for a Nitrokey HSM install OpenSC (`apt install \
          opensc-pkcs11`: /usr/lib/x86_64-linux-gnu/opensc-pkcs11.so; `dnf install opensc`: \
-         /usr/lib64/pkcs11/opensc-pkcs11.so)",
+         /usr/lib64/pkcs11/opensc-pkcs11.so); in a container the image has to have it, or a `Volume=` in a drop-in \
+         of psi-secrets.container",
     )
 }
 

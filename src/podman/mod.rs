@@ -406,7 +406,8 @@ fn driver_failed(doing: &str, words: &str, cause: &str) -> Error {
     let (kind, hint) = match cause {
         "exit status 126" | "exit status 127" => (
             Kind::Config,
-            "the driver can't be run: `driver_path` in config.yaml must name psi-secret",
+            "the driver can't be run: `driver_path` in config.yaml must name psi-secret, and it must be on the host: \
+             `make install`, for containers `psi-install units --mode container`",
         ),
         _ => (
             Kind::Unreachable,

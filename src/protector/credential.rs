@@ -146,7 +146,8 @@ fn not_of_this_host(error: Error) -> Error {
         Kind::Unreachable => error,
         _ => error.hint(
             "it was sealed for another TPM, host key or boot chain, and keeps psi-secrets.service from \
-             starting: move it away, then `psi-cachectl init --backend credential` seals a new key",
+             starting: move it away, `systemctl restart psi-secrets.service`, then `psi-cachectl slots reseal \
+             --recovery`; without another slot `psi-cachectl init --backend credential` seals a new key",
         ),
     }
 }

@@ -224,6 +224,14 @@ async fn serve(config: &Config, environment: &Environment) -> Result<()> {
         }
     };
     stuck.abort();
+    if end.is_ok()
+        && let Some(progress) = server.sealed.progress()
+    {
+        events::START_CUT_SHORT.say(format_args!(
+            "stopped while {progress}; next: if systemd did it since the start took too long, `systemctl edit \
+             psi-secrets.service` with `TimeoutStartSec=180` under `[Service]`"
+        ));
+    }
     info!("stopping; what is in flight is answered first");
     systemd::notify_stopping();
     watchdog.abort();

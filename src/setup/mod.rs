@@ -4,6 +4,7 @@
 //! registered, and a secret is registered before a drop-in names it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::info;
@@ -221,6 +222,7 @@ pub fn labels_by_hand(mapping: &Mapping) -> BTreeMap<String, String> {
 
 /// The commands that Podman runs, which go through a shell: plain words only.
 fn driver(config: &Config) -> Result<Driver> {
+    check_driver(&config.driver_path)?;
     let default = Environment::current().default_socket();
     let socket = match config.socket == default {
         true => String::new(),
@@ -247,6 +249,23 @@ fn shell_ids(secrets: &[Secret]) -> Vec<String> {
 }
 
 /// Those of `mappings` whose last good value has no reference `${…}` in it.
+/// Podman says no more of a driver that is gone than that there is no such secret, and only when a
+/// container starts.
+fn check_driver(program: &Path) -> Result<()> {
+    // The host has its own files.
+    if Path::new("/run/.containerenv").exists() || program.is_file() {
+        return Ok(());
+    }
+    let what = format!(
+        "there is no {}: no container that starts gets its secrets",
+        program.display()
+    );
+    Err(Error::new(Kind::Config, what).hint(
+        "`make install` puts psi-secret there, for containers `psi-install units --mode container`; if it is \
+         elsewhere, `driver_path` in config.yaml says where; then `systemctl restart 'psi-*-setup.service'`",
+    ))
+}
+
 async fn resolved(serve: &Client, mappings: Vec<Mapping>) -> Result<BTreeSet<Mapping>> {
     if mappings.is_empty() {
         return Ok(BTreeSet::new());

@@ -10,14 +10,16 @@ use crate::story::{self, PASSWORD};
 const CONTEXT: &str = "/srv/psi-image";
 
 /// Debian, but for what neither the programs nor a shell load. The C library finds the TPM's driver by
-/// its name only, and the certificates are asked for by all that speaks TLS.
+/// its name only, and the certificates are asked for by all that speaks TLS; the last libraries are those
+/// of the module for PKCS#11 that the tests have.
 const IMPORT_DEBIAN: &str = r#"
     base=$(mktemp -d)
     cd "$base"
     mkdir -p dev etc/ssl/certs proc run sys tmp usr/bin usr/lib usr/lib64
     ln -s usr/bin usr/lib usr/lib64 .
     libraries=$(ldd /usr/bin/psi-serve /usr/bin/dash | grep -o '/[^ :]*' | grep lib | sort -u)
-    for file in $libraries /usr/lib/*/libtss2-tcti-{device,swtpm}.so.0 /etc/ssl/certs/ca-certificates.crt; do
+    for file in $libraries /usr/lib/*/libtss2-tcti-{device,swtpm}.so.0 /etc/ssl/certs/ca-certificates.crt \
+        /usr/lib/*/lib{crypto.so.3,gcc_s.so.1,m.so.6,sqlite3.so.0}; do
         mkdir -p ".$(dirname "$file")"
         cp -L "$file" ".$file"
     done

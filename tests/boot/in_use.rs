@@ -76,7 +76,7 @@ pub fn restarts_kills_and_upgrades_fail_none_of_a_thousand_lookups(machine: &mut
     machine.run("systemd-run --quiet --unit=lookups /usr/local/bin/look-up");
     for _ in 0..5 {
         machine.run(RESTART_AND_KILL);
-        crate::install(machine, "/usr");
+        machine.install("/usr");
         machine.run("systemctl restart psi-secrets.service");
     }
     let answers = || machine.read("/run/answers");

@@ -16,6 +16,8 @@ mod migration;
 mod readme;
 mod removal;
 mod story;
+mod token;
+mod trouble;
 
 use machine::Machine;
 
@@ -89,6 +91,37 @@ fn a_machine_of_the_python_program_is_moved_over_and_back() {
         migration::the_page_brings_the_old_values_back_while_the_provider_is_down,
         migration::the_page_registers_everything_anew_and_a_reboot_has_it_all,
         migration::the_way_back_leaves_what_the_python_program_had,
+        story::the_journal_has_no_secret,
+    ];
+}
+
+#[test]
+fn a_machine_in_trouble_says_what_mends_it() {
+    let mut machine = Machine::boot();
+    tell![machine;
+        story::the_readme_sets_it_up,
+        trouble::psi_secret_is_missing,
+        trouble::podmans_socket_is_absent,
+        trouble::the_state_directory_is_unwritable,
+        trouble::a_credential_is_missing,
+        trouble::a_credential_can_not_be_decrypted,
+        trouble::the_cache_is_of_another_backend,
+        trouble::a_slow_token_holds_up_verify_and_not_status,
+        story::the_journal_has_no_secret,
+    ];
+}
+
+#[test]
+fn a_machine_with_a_token_runs_psi_from_an_image() {
+    let mut machine = Machine::boot();
+    tell![machine;
+        container::the_image_is_built_over_an_imported_debian,
+        token::the_image_installs_itself,
+        token::a_container_without_the_tokens_wiring_says_so,
+        token::the_page_gives_workloads_their_values,
+        token::a_start_that_is_given_too_little_time_says_so,
+        token::a_reboot_keeps_them,
+        token::a_reboot_in_an_outage_keeps_them,
         story::the_journal_has_no_secret,
     ];
 }

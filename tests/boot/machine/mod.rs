@@ -112,7 +112,7 @@ impl Machine {
     }
 
     /// Puts other words into a file that keeps its owner and its mode.
-    pub fn rewrite(&self, path: &str, contents: &str) {
+    pub fn rewrite(&self, path: &str, contents: &(impl AsRef<[u8]> + ?Sized)) {
         self.put(contents, &["dd", "status=none", &format!("of={path}")]);
     }
 
@@ -210,7 +210,10 @@ fn install_below(root: &str, prefix: &str) {
     let stand_in = programs.join("stand-in-infisical");
     let there = PathBuf::from(format!("{root}/usr/local/bin"));
     std::fs::create_dir_all(&there).expect("the directory for it");
-    std::fs::copy(&stand_in, there.join("stand-in-infisical"))
+    let there = there.join("stand-in-infisical");
+    // A program that runs can't be written to.
+    let _ = std::fs::remove_file(&there);
+    std::fs::copy(&stand_in, there)
         .unwrap_or_else(|e| panic!("{}: {e}: run `cargo build --workspace`", stand_in.display()));
 }
 
