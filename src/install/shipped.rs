@@ -125,7 +125,14 @@ pub const DRIVER_CONF: &str = include_str!("../../units/containers.conf.d/psi.co
 pub const SHIPPED_PROGRAMS: &str = "/usr/bin";
 
 /// What goes to its place as it is, or with one word changed.
-pub const FILES: [Shipped; 35] = [
+pub const FILES: [Shipped; 36] = [
+    other!(
+        Serve,
+        Machine,
+        "/usr/local/lib/systemd/catalog",
+        "psi.catalog",
+        "psi.catalog"
+    ),
     other!(
         Serve,
         Machine,

@@ -81,16 +81,16 @@ fn is_absent(error: &io::Error) -> bool {
 /// Where `make install` and packages put what an administrator's file in /etc takes the place of.
 const PACKAGED: [&str; 2] = ["/usr/lib", "/usr/local/lib"];
 
-/// Whether the very same is there already as a packaged file, which needs no copy in /etc.
+/// Whether the very same is there already as a packaged file, which needs no copy of ours.
 pub fn is_packaged(file: &File) -> bool {
-    let Ok(path) = file.path.strip_prefix("/etc") else {
+    let below = |directory: &str| file.path.strip_prefix(directory).ok();
+    let Some(path) = below("/etc").or_else(|| below("/usr/local/lib")) else {
         return false;
     };
-    let is_same = |directory: &str| {
-        let packaged = fs::read(Path::new(directory).join(path));
-        packaged.is_ok_and(|content| content == *file.content)
-    };
-    PACKAGED.into_iter().any(is_same)
+    let places = PACKAGED.map(|directory| Path::new(directory).join(path));
+    let others = places.iter().filter(|place| **place != file.path);
+    let is_same = |place| fs::read(place).is_ok_and(|content| content == *file.content);
+    others.into_iter().any(is_same)
 }
 
 /// PSI's units that psi-install did not put there.

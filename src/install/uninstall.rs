@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::cli::{self, CommonArgs};
-use crate::config::Config;
+use crate::config::{Config, Scope};
 use crate::error::{Error, Result};
 use crate::install::plan::Step;
 use crate::install::work::Work;
@@ -59,6 +59,9 @@ fn remove_units(work: &mut Work) -> Result<()> {
     work.carry_out(steps)?;
     if work.has_changed {
         work.command_if_up(&work.host.systemctl(&["daemon-reload"]))?;
+        if work.layout.scope == Scope::System {
+            work.command_if_up(&units::UPDATE_CATALOG.map(str::to_owned))?;
+        }
     }
     for path in packaged {
         work.say(

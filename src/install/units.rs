@@ -226,11 +226,15 @@ fn install(work: &mut Work, target: &Target<'_>) -> Result<()> {
     Ok(())
 }
 
+/// journald reads its catalogs only then.
+pub const UPDATE_CATALOG: [&str; 2] = ["journalctl", "--update-catalog"];
+
 /// What reads the files that have changed.
 fn after(work: &Work) -> Result<()> {
     if work.layout.scope == Scope::System {
         let tmpfiles = ["systemd-tmpfiles", "--create", CONF];
         work.command_if_up(&tmpfiles.map(str::to_owned))?;
+        work.command_if_up(&UPDATE_CATALOG.map(str::to_owned))?;
     }
     work.command_if_up(&work.host.systemctl(&["daemon-reload"]))
 }
