@@ -348,11 +348,20 @@ pub fn set_secrets(machine: &Machine, secrets: &[(&str, &str, &str)]) {
 }
 
 /// A variable that a workload was started with. Asking for it looks nothing up.
+///
+/// # Panics
+/// If it has none of that name.
 pub fn variable(machine: &Machine, workload: &str, name: &str) -> String {
     let pid = machine.run(&format!(
         "podman inspect --format {{{{.State.Pid}}}} {workload}"
     ));
-    let environment = machine.run(&format!("cat /proc/{}/environ", pid.trim()));
+    let environment = || machine.run(&format!("cat /proc/{}/environ", pid.trim()));
     let value = |v: &str| v.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
-    environment.split('\0').find_map(value).unwrap_or_default()
+    let mut found = None;
+    // Podman has started it before the runtime has become the workload.
+    wait::until(name, || {
+        found = environment().split('\0').find_map(value);
+        found.is_some()
+    });
+    found.unwrap_or_default()
 }
