@@ -32,6 +32,8 @@ pub mod error;
 pub mod events;
 /// AES-256-GCM, as everything that is sealed has it.
 pub mod gcm;
+/// What the C library keeps of memory that was freed.
+pub mod heap;
 /// psi-hsm's commands.
 pub mod hsm;
 /// One private-key operation around any number of bytes: how an HSM seals.

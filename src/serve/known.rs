@@ -30,6 +30,12 @@ impl Known {
         (*of == stamp).then_some(*key)
     }
 
+    /// Forgets all of it, and gives its memory back: the next lookup of each id reads its mapping again.
+    pub fn clear(&self) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.entries = HashMap::new();
+    }
+
     /// Remembers it, of an id. Names that were given by hand are few, and not remembered.
     pub fn note(&self, cache: &Arc<Cache>, name: &SecretName, stamp: Stamp, key: EntryKey) {
         let Some(id) = packed(name) else { return };

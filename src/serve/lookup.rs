@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::cache::{Cache, EntryKey, Saved};
 use crate::error::{Error, Kind, Result};
+use crate::heap;
 use crate::locked::Locked;
 use crate::mapping::{Mapping, ProviderName, Stamp, Store};
 use crate::secret::SecretName;
@@ -231,6 +232,12 @@ impl Lookups {
     fn stamped_mapping(&self, name: &SecretName) -> Result<(Stamp, Mapping), Missing> {
         let found = self.store.get(name).map_err(Missing::Unusable)?;
         found.ok_or(Missing::NoMapping)
+    }
+
+    /// Makes room for a hand-over, which needs as much memory as all values once more.
+    pub fn make_room(&self) {
+        self.known.clear();
+        heap::give_back();
     }
 
     /// The entry of `name` in `cache`; its file is read only if it has changed since the last time.

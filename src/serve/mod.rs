@@ -15,6 +15,7 @@ use crate::cache;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events;
+use crate::heap;
 use crate::mapping::{ProviderName, Store};
 use crate::pkcs11::Pin;
 use crate::protector::{Credential, Devices};
@@ -177,6 +178,7 @@ fn access(config: &Config, credentials: &Credentials) -> Result<Access> {
 /// # Errors
 /// What keeps it from starting: another psi-serve, the state directory, the socket.
 pub fn run(config: &Config, environment: &Environment) -> Result<()> {
+    heap::keep_small();
     let failed = |e| Error::io("cannot start the event loop", e);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

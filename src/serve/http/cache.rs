@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 use tracing::info;
 
 use crate::error::{Kind, Result};
+use crate::heap;
 use crate::mapping::ProviderName;
 use crate::protector::SlotKind;
 use crate::secret::SecretName;
@@ -98,6 +99,7 @@ async fn hand_over(
     }
     let server = Arc::clone(server);
     let taking_over = to_the_end(async move {
+        server.lookups.make_room();
         let handed_over = server.sealed.hand_over(provider, text).await;
         // What is no hand-over says nothing of what the provider has.
         if !matches!(&handed_over, Err(e) if e.kind() == Kind::Usage) {
@@ -110,6 +112,7 @@ async fn hand_over(
     let (fed, handed_over) = tokio::join!(source.feed(), taking_over);
     fed?;
     let handed_over = handed_over?;
+    heap::give_back();
     let sum = |count: fn(&crate::wire::Counts) -> usize| -> usize {
         handed_over.workloads.values().map(count).sum()
     };
