@@ -58,10 +58,10 @@ fn remove_units(work: &mut Work) -> Result<()> {
     units::stop(work, gone.iter().chain(&packaged))?;
     work.carry_out(steps)?;
     if work.has_changed {
-        work.command_if_up(&work.host.systemctl(&["daemon-reload"]))?;
         if work.layout.scope == Scope::System {
             work.command_if_up(&units::UPDATE_CATALOG.map(str::to_owned))?;
         }
+        work.command_if_up(&work.host.systemctl(&["daemon-reload"]))?;
     }
     for path in packaged {
         work.say(

@@ -69,6 +69,7 @@ fn a_container_installs_itself_on_its_host() {
     // The host's own systemctl, which the image has none of.
     let expected = [
         "systemd-tmpfiles --create psi.conf",
+        "journalctl --update-catalog",
         "systemctl daemon-reload",
         "systemctl enable --now psi-secrets.socket",
         "systemctl start psi-secrets.service",

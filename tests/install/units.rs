@@ -323,6 +323,7 @@ fn a_running_systemd_reads_its_units_again_and_starts_them_if_asked() {
     ]);
     let reading = [
         "systemd-tmpfiles --create psi.conf",
+        "journalctl --update-catalog",
         "systemctl daemon-reload",
     ];
     assert_eq!(root.commands(), reading);
@@ -384,6 +385,7 @@ fn a_change_of_the_mode_takes_the_other_modes_units_away() {
     let expected = [
         "systemctl disable --now psi-local-setup.service psi-secrets.service",
         "systemd-tmpfiles --create psi.conf",
+        "journalctl --update-catalog",
         "systemctl daemon-reload",
         "systemctl enable --now psi-secrets.socket",
         "systemctl start psi-secrets.service",
