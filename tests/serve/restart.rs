@@ -88,7 +88,24 @@ fn sigterm_lets_a_request_that_is_under_way_be_answered() {
 }
 
 #[test]
-fn sigterm_ends_it_at_once_while_silent_callers_hold_connections() {
+fn sigterm_lets_a_caller_that_is_slow_to_ask_be_answered() {
+    let host = Host::new();
+    let mut serve = host.start();
+    let id = serve.store(1, "A");
+    assert_eq!(serve.hand_over(&[("app", &[("A", b"v")])]).status, 200);
+    let mut slow = serve.connect();
+    // Its connection is taken once a later one's was.
+    assert_eq!(serve.get("/list").status, 200);
+    serve.signal(Signal::TERM);
+    host.wait_for_log("stopping");
+    let request = format!("GET /lookup/{id} HTTP/1.1\r\nHost: psi\r\n\r\n");
+    slow.write_all(request.as_bytes()).unwrap();
+    assert_eq!(Answer::read(&mut slow).ok(), b"v");
+    assert_eq!(serve.wait().code(), Some(0));
+}
+
+#[test]
+fn sigterm_ends_it_soon_while_silent_callers_hold_connections() {
     let host = Host::new();
     let mut serve = host.start();
     let _silent: Vec<UnixStream> = (0..20).map(|_| serve.connect()).collect();

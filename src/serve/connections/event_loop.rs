@@ -32,6 +32,10 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(5);
 /// call, and the time to take the answer.
 const CONNECTION_LIFE: Duration = Duration::from_secs(90);
 
+/// How long a caller that is connected may still take to ask once the service is to end: nobody
+/// who was only slow to send is turned away.
+const LAST_WORD_PATIENCE: Duration = Duration::from_secs(2);
+
 /// A connection, and what is left to do.
 pub enum Unfinished {
     /// All but to read the first bytes.
@@ -132,7 +136,7 @@ async fn serve(
     let outcome = tokio::select! {
         biased;
         outcome = connection.as_mut() => outcome,
-        () = stopped(&mut stopping) => {
+        () = silence_ends(&mut stopping) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -149,7 +153,9 @@ async fn serve(
     }
 }
 
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
+/// Waits until a caller that has not asked yet is to be turned away.
+async fn silence_ends(stopping: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, which is the end as well.
     let _ = stopping.wait_for(|stop| *stop).await;
+    tokio::time::sleep(LAST_WORD_PATIENCE).await;
 }
