@@ -1,5 +1,6 @@
 //! A secret from standard input: from a pipe byte for byte, from a terminal without showing it.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -10,7 +11,7 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Kind, Result};
-use crate::secret::SecretValue;
+use crate::secret::{MAX_IN_VARIABLE, SecretValue, fits_variable};
 
 /// Longest line that a terminal hands on, its newline included, in bytes: N_TTY_BUF_SIZE. What is
 /// typed beyond that is lost.
@@ -22,6 +23,26 @@ pub struct Given {
     pub value: SecretValue,
     /// Whether it was typed.
     pub typed: bool,
+}
+
+impl Given {
+    /// Warns of a newline that hardly anybody means, and of what no variable can hold. `command` is the
+    /// one that keeps values under a `name`; `otherwise` is what becomes of a value for no variable.
+    pub fn warn_about(&self, name: &impl Display, command: &str, otherwise: &str) {
+        let value = self.value.expose();
+        if !self.typed && value.ends_with(b"\n") {
+            tracing::warn!(
+                "the value of {name} ends with a newline, which is kept; if it is not meant to be \
+                 there: `printf %s VALUE | {command} {name}`"
+            );
+        }
+        if !fits_variable(value) {
+            tracing::warn!(
+                "no variable can hold the value of {name}: it has a NUL in it or more than \
+                 {MAX_IN_VARIABLE} bytes; {otherwise}"
+            );
+        }
+    }
 }
 
 /// Reads all that comes through a pipe; from a terminal, which is asked with `prompt`, line by line

@@ -7,8 +7,8 @@ use crate::config::{Config, WorkloadSecrets};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
 use crate::protector::Credential;
-use crate::secret::{LocalName, MAX_IN_VARIABLE, SecretValue, fits_variable};
-use crate::stdin::{self, Given};
+use crate::secret::{LocalName, SecretValue};
+use crate::stdin;
 use crate::wire::{PutLocal, RemovedLocal};
 
 /// For `--help` and the man page, see [`crate::cli::manual`].
@@ -62,7 +62,7 @@ pub async fn put(config: &Config, credential: Credential, args: &PutArgs) -> Res
     let name = &args.name;
     let given = stdin::read(&format!("value of {name}: "), MAX_LOCAL, |_| true).await?;
     check_local(given.value.expose())?;
-    warn_about(name, &given);
+    given.warn_about(name, "psi-cachectl put", "psi-setup will refuse it");
     let put = match owner::find(config).await? {
         Owner::Serve(client) => client.put_local(name, &given.value).await?,
         Owner::Us(_lock) => put_under_lock(config, credential, name, &given.value)?,
@@ -81,22 +81,6 @@ fn check_cache_is_kept(config: &Config) -> Result<()> {
     match config.cache.enabled && config.cache.backend.is_some() {
         true => Ok(()),
         false => Err(no_place_for_local()),
-    }
-}
-
-fn warn_about(name: &LocalName, given: &Given) {
-    let value = given.value.expose();
-    if !given.typed && value.ends_with(b"\n") {
-        tracing::warn!(
-            "the value of {name} ends with a newline, which is kept; if it is not meant to be \
-             there: `printf %s VALUE | psi-cachectl put {name}`"
-        );
-    }
-    if !fits_variable(value) {
-        tracing::warn!(
-            "no variable can hold the value of {name}: it has a NUL in it or more than \
-             {MAX_IN_VARIABLE} bytes; psi-setup will refuse it"
-        );
     }
 }
 

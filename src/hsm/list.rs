@@ -4,10 +4,10 @@ use serde::Serialize;
 
 use crate::cli;
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::hsm::store::workloads_with;
 use crate::hsm::{Outcome, settings};
-use crate::mapping::{ProviderName, Store};
+use crate::mapping::{Mapping, ProviderName, Store};
 use crate::podman::{Podman, Secret};
 use crate::secret::{SecretId, SecretName};
 
@@ -35,19 +35,20 @@ struct Stored {
     podman: Option<Vec<String>>,
 }
 
-/// Lists what is stored by name.
+/// Lists what is stored by name. A file that may belong to it and can't be read is left out and said; the
+/// first one is the outcome's failure.
 ///
 /// # Errors
-/// [`crate::Kind::NotFound`] if there is no state directory yet, [`crate::Kind::Io`] if it can't be
+/// [`Kind::NotFound`] if there is no state directory yet, [`Kind::Io`] if it can't be
 /// read.
 pub async fn list(config: &Config, args: &Args) -> Result<Outcome> {
     settings(config)?;
     let store = Store::open_existing(&config.state_dir)?;
     let podman = registered(config, &store).await;
+    let Found { stored, unreadable } = find(config, &store)?;
     let mut secrets = Vec::new();
-    for name in names(&store)? {
-        let digest = digest(&store, &name);
-        let with_digest = |(_, other): &&(String, String)| Some(other) == digest.as_ref();
+    for (name, digest) in stored {
+        let with_digest = |(_, other): &&(String, String)| *other == digest;
         let known = |all: &Vec<(String, String)>| -> Vec<String> {
             let same = all.iter().filter(with_digest);
             same.map(|(name, _)| name.clone()).collect()
@@ -60,25 +61,51 @@ pub async fn list(config: &Config, args: &Args) -> Result<Outcome> {
         });
     }
     let listed = Listed { secrets };
-    Ok(Outcome::done(match args.json {
+    let text = match args.json {
         true => cli::json_line(&listed)?,
         false => table(&listed.secrets),
-    }))
+    };
+    let mut left_out = unreadable.into_iter();
+    let first = left_out.next();
+    for error in left_out {
+        tracing::warn!("left out: {}", cli::one_line(&error));
+    }
+    Ok(Outcome {
+        text,
+        end: first.map_or(Ok(0), Err),
+    })
 }
 
-/// The names of what was sealed for a token, sorted.
+/// What the state directory has for a token.
+pub struct Found {
+    /// The names of what was sealed for a token, sorted, each with what tells one value from another.
+    pub stored: Vec<(SecretName, String)>,
+    /// Why a file can't be read that may be one of them.
+    pub unreadable: Vec<Error>,
+}
+
+/// Looks through the state directory.
 ///
 /// # Errors
-/// [`crate::Kind::Io`] if the directory can't be read.
-pub fn names(store: &Store) -> Result<Vec<SecretName>> {
-    let mut names = store.list()?;
-    names.retain(|name| SecretId::parse(name.as_str()).is_err() && digest(store, name).is_some());
-    Ok(names)
+/// [`Kind::Io`] if the directory can't be read.
+pub fn find(config: &Config, store: &Store) -> Result<Found> {
+    let (mut stored, mut unreadable) = (Vec::new(), Vec::new());
+    for (name, mapping) in store.files()? {
+        match mapping {
+            Ok(mapping) if SecretId::parse(name.as_str()).is_err() => {
+                stored.extend(digest(&mapping).map(|digest| (name, digest)));
+            }
+            Ok(_) => {}
+            // The cache and other files of PSI's hold no mapping either.
+            Err(e) if e.kind() == Kind::Damaged && workloads_with(config, &name).is_empty() => {}
+            Err(e) => unreadable.push(e),
+        }
+    }
+    Ok(Found { stored, unreadable })
 }
 
-/// Tells what is stored as `name`, if it was sealed for a token.
-fn digest(store: &Store, name: &SecretName) -> Option<String> {
-    let (_, mapping) = store.get(name).ok()??;
+/// Tells one value from another, if it was sealed for a token.
+fn digest(mapping: &Mapping) -> Option<String> {
     (mapping.provider() == ProviderName::NitrokeyHsm).then(|| mapping.digest())
 }
 
@@ -94,7 +121,8 @@ async fn registered(config: &Config, store: &Store) -> Option<Vec<(String, Strin
     };
     let stands_for = |secret: Secret| {
         let id = SecretId::parse(&secret.id).ok()?;
-        Some((secret.name, digest(store, &id.into())?))
+        let (_, mapping) = store.get(&id.into()).ok()??;
+        Some((secret.name, digest(&mapping)?))
     };
     Some(secrets.into_iter().filter_map(stands_for).collect())
 }

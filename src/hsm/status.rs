@@ -88,7 +88,11 @@ pub fn status(config: &Config, args: &Args) -> Result<Outcome> {
     let serial = token.as_ref().map_or("", |token| &token.serial);
     let pin_from = note(&mut trouble, pin::Source::of(hsm, serial));
     let store = note(&mut trouble, Store::open_existing(&config.state_dir));
-    let stored = store.and_then(|store| note(&mut trouble, list::names(&store)));
+    let found = store.and_then(|store| note(&mut trouble, list::find(config, &store)));
+    let stored = found.map(|found| {
+        trouble = trouble.take().or(found.unreadable.into_iter().next());
+        found.stored.len()
+    });
     let kept = note(&mut trouble, public_key::read(&hsm.public_key_cache)).flatten();
     let status = Status {
         module: hsm.pkcs11_module.clone(),
@@ -97,7 +101,7 @@ pub fn status(config: &Config, args: &Args) -> Result<Outcome> {
         pin_from: pin_from.map(pin::Source::as_str),
         public_key: kept.as_ref().map(describe).transpose()?,
         public_key_file: hsm.public_key_cache.clone(),
-        stored: stored.map(|names| names.len()),
+        stored,
         token: token.map(Token::from),
         trouble: trouble.as_ref().map(Trouble::from),
     };

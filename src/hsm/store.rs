@@ -9,11 +9,9 @@ use crate::hybrid;
 use crate::mapping::{MAX_MAPPING, Mapping, ProviderName, Store};
 use crate::pkcs11::PublicKey;
 use crate::podman::{NewSecret, Podman, Secret};
-use crate::secret::{
-    MAX_IN_VARIABLE, SecretId, SecretName, SecretValue, fits_variable, quote_name,
-};
+use crate::secret::{SecretId, SecretName, SecretValue, quote_name};
 use crate::setup;
-use crate::stdin::{self, Given};
+use crate::stdin;
 
 /// For `--help` and the man page, see [`crate::cli::manual`].
 pub const MANUAL: &str = "\
@@ -68,7 +66,8 @@ pub async fn store(config: &Config, args: &Args) -> Result<Outcome> {
     };
     let given = stdin::read(&format!("value of {name}: "), MAX_VALUE, |_| true).await?;
     check_value(name, &given.value)?;
-    warn_about(name, &given);
+    let as_file = format!("a container gets it as a file only: `Secret={name},type=mount`");
+    given.warn_about(name, "psi-hsm store", &as_file);
     let sealed = hybrid::seal(&key, given.value.expose())?;
     drop(given);
     let mapping = Mapping::sealed_for_token(&sealed);
@@ -147,22 +146,6 @@ fn check_value(name: &SecretName, value: &SecretValue) -> Result<()> {
 fn too_large(name: &SecretName) -> Error {
     let what = format!("the value of {name} has more than {MAX_VALUE} bytes");
     Error::new(Kind::Refused, what).hint("Podman takes no larger secrets: store a smaller value")
-}
-
-fn warn_about(name: &SecretName, given: &Given) {
-    let value = given.value.expose();
-    if !given.typed && value.ends_with(b"\n") {
-        tracing::warn!(
-            "the value of {name} ends with a newline, which is kept; if it is not meant to be \
-             there: `printf %s VALUE | psi-hsm store {name}`"
-        );
-    }
-    if !fits_variable(value) {
-        tracing::warn!(
-            "no variable can hold the value of {name}: it has a NUL in it or more than \
-             {MAX_IN_VARIABLE} bytes; a container gets it as a file only: `Secret={name},type=mount`"
-        );
-    }
 }
 
 /// A secret of Podman's that is to be made or made anew.

@@ -177,16 +177,25 @@ impl Store {
     /// # Errors
     /// [`Kind::Io`] if the directory cannot be read.
     pub fn list(&self) -> Result<Vec<SecretName>> {
+        let mapped = self.files()?.filter(|(_, mapping)| mapping.is_ok());
+        Ok(mapped.map(|(name, _)| name).collect())
+    }
+
+    /// Every file, sorted by name, with its mapping or why it has none. What is no file is left out.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if the directory cannot be read.
+    pub fn files(&self) -> Result<impl Iterator<Item = (SecretName, Result<Mapping>)>> {
         let entries = self.directory.entries();
         let entries = entries.map_err(|e| self.failed("read", "", e))?;
-        let mapped = |name: &SecretName| matches!(self.get(name), Ok(Some(_)));
         let names = entries.iter().filter_map(|entry| entry.to_str());
-        let mut names: Vec<SecretName> = names
-            .filter_map(|name| SecretName::parse(name).ok())
-            .filter(mapped)
-            .collect();
+        let names = names.filter_map(|name| SecretName::parse(name).ok());
+        let mut names: Vec<SecretName> = names.collect();
         names.sort();
-        Ok(names)
+        Ok(names.into_iter().filter_map(|name| match self.get(&name) {
+            Ok(found) => found.map(|(_, mapping)| (name, Ok(mapping))),
+            Err(e) => self.is_file(&name).then_some((name, Err(e))),
+        }))
     }
 
     /// Every mapping, whatever it is called. Files that hold none are passed over.
@@ -194,16 +203,11 @@ impl Store {
     /// # Errors
     /// [`Kind::Io`] if the directory or a file in it cannot be read: it may hold a mapping.
     pub fn mappings(&self) -> Result<Vec<Mapping>> {
-        let entries = self.directory.entries();
-        let entries = entries.map_err(|e| self.failed("read", "", e))?;
-        let names = entries.iter().filter_map(|entry| entry.to_str());
-        let names = names.filter_map(|name| SecretName::parse(name).ok());
-        let mapping = |name: SecretName| match self.get(&name) {
-            Ok(found) => found.map(|(_, mapping)| Ok(mapping)),
-            Err(e) if e.kind() == Kind::Damaged || !self.is_file(&name) => None,
-            Err(e) => Some(Err(e)),
-        };
-        names.filter_map(mapping).collect()
+        let holds_none = |e: &Error| e.kind() == Kind::Damaged;
+        let mappings = self.files()?.map(|(_, mapping)| mapping);
+        mappings
+            .filter(|mapping| !mapping.as_ref().is_err_and(holds_none))
+            .collect()
     }
 
     fn is_file(&self, name: &SecretName) -> bool {

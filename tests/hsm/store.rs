@@ -1,11 +1,12 @@
 //! `psi-hsm store`, `list` and `status`.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use psi_test_support::done::Done;
 use psi_test_support::podman::Podman;
 
-use crate::fixture::{Machine, PIN, SETUP};
+use crate::fixture::{HSM, Machine, PIN, SETUP};
 
 const CANARY: &str = "canary-3f9c-stored-value";
 
@@ -204,6 +205,34 @@ fn what_a_workload_lists_is_registered_by_psi_setup() {
     let listed = m.json(&["list", "--json"]);
     assert_eq!(listed["secrets"][0]["workloads"][0], "app");
     assert_eq!(listed["secrets"][0]["podman"][0], "app--DB");
+}
+
+/// Not even root's: without the capability root is anybody.
+#[test]
+fn what_can_t_be_read_is_left_out_of_the_list_and_said() {
+    let m = ready();
+    let listed = "workloads: {app: {provider: nitrokeyhsm, secrets: [{key: broken, as: DB}]}}";
+    m.configure("", listed);
+    for name in ["broken", "closed", "db"] {
+        m.store(name, "value");
+    }
+    let file = |name: &str| m.host.state_dir().join(name);
+    fs::write(file("broken"), "{").unwrap();
+    fs::write(file("cache.enc"), "not a mapping, and none of the token's").unwrap();
+    fs::set_permissions(file("closed"), fs::Permissions::from_mode(0o000)).unwrap();
+    for (command, kept) in [(&["list"][..], "db"), (&["list", "--json"], "\"db\"")] {
+        let mut limited = m.host.command("setpriv");
+        limited.arg("--bounding-set=-dac_override,-dac_read_search");
+        limited.arg(HSM).args(command);
+        let done = Done::run(limited, b"").ended(65).never_says("cache.enc");
+        assert!(done.stdout.contains(kept), "{done:?}");
+        for left_out in ["broken", "closed"] {
+            let file = file(left_out).display().to_string();
+            assert!(!done.stdout.contains(left_out), "{done:?}");
+            assert!(done.stderr.contains(&file), "{done:?}");
+        }
+    }
+    m.run(&["status"]).ended(65).says(&["2 secrets", "broken"]);
 }
 
 #[test]
