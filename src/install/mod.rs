@@ -16,6 +16,7 @@ mod manifest;
 mod plan;
 mod selection;
 mod shipped;
+mod start;
 mod tree;
 mod uninstall;
 mod units;

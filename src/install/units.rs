@@ -8,10 +8,10 @@ use crate::config::{Config, Scope};
 use crate::error::{Error, Kind, Result};
 use crate::install::accounts::{self, Ids, PSI};
 use crate::install::plan::{File, Step};
-use crate::install::selection::{Target, Units, image_file, image_in, is_image};
-use crate::install::shipped::{Mode, Part, SYSUSERS};
+use crate::install::selection::{Target, image_file, image_in, is_image};
+use crate::install::shipped::{Mode, SYSUSERS};
 use crate::install::work::Work;
-use crate::install::{Options, tree};
+use crate::install::{Options, start, tree};
 
 /// Where programs are that somebody has installed.
 const PROGRAMS: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
@@ -21,6 +21,9 @@ const CONF: &str = "psi.conf";
 
 /// There while a native psi-serve is enabled, also one of a package.
 const NATIVE_IS_ENABLED: &str = "multi-user.target.wants/psi-secrets.service";
+
+/// There while psi-serve's socket is enabled.
+const SOCKET_IS_ENABLED: &str = "sockets.target.wants/psi-secrets.socket";
 
 /// The key that the Python program sealed, and where it is expected.
 const MIGRATED_KEY: &str = "/etc/psi/cache.key";
@@ -83,8 +86,8 @@ pub fn run(args: &Args, common: &CommonArgs, options: &Options) -> Result<u8> {
     if config.scope == Scope::System {
         close_config(&work, &target)?;
     }
-    if args.enable || work.has_changed {
-        start_or_say_how(&work, &target, args.enable)?;
+    if args.enable || work.has_changed || !is_enabled(&work) {
+        start::start_or_say_how(&work, &target, args.enable)?;
     }
     work.end()
 }
@@ -133,6 +136,11 @@ fn check_mode_change(args: &Args, work: &Work) -> Result<()> {
 /// Whether a native psi-serve runs where a container is to.
 fn is_replaced(mode: Mode, work: &Work) -> bool {
     mode == Mode::Container && work.layout.units.join(NATIVE_IS_ENABLED).is_symlink()
+}
+
+/// Whether somebody has enabled psi-serve, in whichever mode.
+fn is_enabled(work: &Work) -> bool {
+    work.layout.units.join(SOCKET_IS_ENABLED).is_symlink()
 }
 
 /// Each secret that psi-setup registers names that program.
@@ -205,8 +213,8 @@ fn sysusers() -> File {
 /// Files away first that are no longer wanted, so that no unit is of two modes at any time.
 fn install(work: &mut Work, target: &Target<'_>) -> Result<()> {
     let elsewhere = [sysusers().path, work.layout.driver_conf.clone()];
-    let mut wanted = target.files();
-    wanted.retain(|file| !tree::is_packaged(file));
+    let (packaged, wanted): (Vec<_>, Vec<_>) =
+        target.files().into_iter().partition(tree::is_packaged);
     let mut steps = work.plan(wanted)?;
     steps.retain(|step| !elsewhere.contains(step.path()));
     let (removals, writes): (Vec<Step>, Vec<Step>) = steps
@@ -220,7 +228,8 @@ fn install(work: &mut Work, target: &Target<'_>) -> Result<()> {
     stop(work, stopped.iter())?;
     work.carry_out(removals)?;
     work.carry_out(writes)?;
-    if work.has_changed {
+    // A package's may be newer than what systemd has read.
+    if work.has_changed || !packaged.is_empty() {
         after(work)?;
     }
     Ok(())
@@ -287,62 +296,4 @@ fn close_config(work: &Work, target: &Target<'_>) -> Result<()> {
         tree::close_config(file, ids.gid)?;
     }
     work.say("changed", &format!("{}: root:{PSI}, 0640", file.display()))
-}
-
-fn start_or_say_how(work: &Work, target: &Target<'_>, enable: bool) -> Result<()> {
-    if target.lacks_tss() {
-        work.say(
-            "note",
-            "there is no group tss, so psi-serve gets no TPM: install tpm2-tss (Fedora) or tpm-udev (Debian), then run psi-install again",
-        )?;
-    }
-    if target.mode == Mode::Container && target.has(Part::Hsm) {
-        work.say("next", "psi-hsm setup-pcscd")?;
-    }
-    let [serve, others] = target.units();
-    start(work, &serve, enable)?;
-    if let Some(init) = init(target).filter(|_| !enable) {
-        work.say("next", &init)?;
-    }
-    start(work, &others, enable)
-}
-
-/// How the cache is made, if there is to be one and is none. The first values that are handed over make
-/// one, too, but nobody has a recovery key then.
-fn init(target: &Target<'_>) -> Option<String> {
-    let backend = target.backend()?.as_str();
-    let in_container = match target.mode {
-        Mode::Native => "",
-        Mode::Container => "podman exec psi-secrets ",
-    };
-    let is_there = target.config.cache.path.exists();
-    (!is_there).then(|| format!("{in_container}psi-cachectl init --backend {backend} --recovery"))
-}
-
-/// Units that have files are enabled; those that quadlet makes can't be, and need not.
-fn start(work: &Work, units: &Units, enable: bool) -> Result<()> {
-    let command = |words: &[&str], names: &[String]| {
-        let mut command = work.host.systemctl(words);
-        command.extend_from_slice(names);
-        command
-    };
-    let now: &[&str] = match work.host.is_up || !enable {
-        true => &["enable", "--now"],
-        false => &["enable"],
-    };
-    if !units.files.is_empty() {
-        let enabling = command(now, &units.files);
-        match enable {
-            true => work.command(&enabling)?,
-            false => work.say("next", &enabling.join(" "))?,
-        }
-    }
-    if !units.quadlets.is_empty() {
-        let starting = command(&["start"], &units.quadlets);
-        match enable {
-            true => work.command_if_up(&starting)?,
-            false => work.say("next", &starting.join(" "))?,
-        }
-    }
-    Ok(())
 }

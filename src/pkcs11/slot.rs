@@ -160,7 +160,7 @@ fn absent(path: &Path, wanted: &str, shown: &str) -> Error {
     Error::new(Kind::Unreachable, what).hint(format!(
         "plug it in; `systemctl status pcscd` and `pkcs11-tool --module {} --list-slots` show what is there, \
          `providers.nitrokeyhsm` in config.yaml says which one is meant; psi-serve gets to pcscd by \
-         10-hsm.conf, which `psi-install units --mode native` puts in place",
+         10-hsm.conf, which `psi-install units --mode native` puts in place, or `--mode container`",
         path.display()
     ))
 }

@@ -90,6 +90,7 @@ fn a_machine_of_the_python_program_is_moved_over_and_back() {
         migration::the_python_program_was_here,
         migration::the_page_brings_the_old_values_back_while_the_provider_is_down,
         migration::the_page_registers_everything_anew_and_a_reboot_has_it_all,
+        migration::nothing_needs_what_the_page_removes_at_last,
         migration::the_way_back_leaves_what_the_python_program_had,
         story::the_journal_has_no_secret,
     ];

@@ -7,7 +7,7 @@ use std::process::Command;
 use psi_test_support::done::Done;
 use psi_test_support::podman::Podman;
 
-use crate::fixture::{PSI_INSTALL, Root, UID};
+use crate::fixture::{PSI_INSTALL, READING, Root, STARTING_CONTAINERS, UID};
 
 const CONFIG: &str = "driver_path: /usr/local/bin/psi-secret\nproviders: {local: {}}\n";
 const UNITS: [&str; 6] = [
@@ -23,7 +23,8 @@ const UNITS: [&str; 6] = [
 fn image() -> Podman {
     let podman = Podman::start();
     let install = Path::new(PSI_INSTALL);
-    for program in [install, &install.with_file_name("psi-secret")] {
+    for name in ["psi-install", "psi-secret", "psi-hsm"] {
+        let program = &install.with_file_name(name);
         let ldd = Command::new("ldd").arg(program).output().unwrap();
         let listed = String::from_utf8(ldd.stdout).unwrap();
         let libraries = listed
@@ -32,7 +33,6 @@ fn image() -> Podman {
         for library in libraries {
             copy(Path::new(library), podman.rootfs(), &library[1..]);
         }
-        let name = program.file_name().unwrap().to_str().unwrap();
         copy(program, podman.rootfs(), &format!("usr/bin/{name}"));
     }
     podman
@@ -67,15 +67,10 @@ fn a_container_installs_itself_on_its_host() {
     let ids = host.read("/etc/containers/systemd/psi-secrets.container.d/10-ids.conf");
     assert!(ids.contains(&format!("User={UID}:")), "{ids}");
     // The host's own systemctl, which the image has none of.
-    let expected = [
-        "systemd-tmpfiles --create psi.conf",
-        "journalctl --update-catalog",
-        "systemctl daemon-reload",
-        "systemctl enable --now psi-secrets.socket",
-        "systemctl start psi-secrets.service",
-        "systemctl start psi-local-setup.service",
-    ];
-    assert_eq!(host.commands(), expected);
+    assert_eq!(
+        host.commands(),
+        [&READING[..], &STARTING_CONTAINERS].concat()
+    );
     run(&podman, &host, &UNITS[..5])
         .ended(0)
         .never_says("wrote");
@@ -90,4 +85,50 @@ fn where_the_hosts_systemd_is_out_of_reach_the_commands_are_told() {
         "not run  systemctl daemon-reload: systemd does not run here",
         "not run  systemctl start psi-secrets.service: systemd does not run here",
     ]);
+}
+
+/// The host has no psi-hsm: what it is told to do is done from the image.
+#[test]
+fn a_host_of_containers_is_told_how_it_gets_pcscd_and_that_works() {
+    let config = "driver_path: /usr/local/bin/psi-secret\nproviders: {nitrokeyhsm: {}}\n";
+    let podman = image();
+    let host = Root::booted(config);
+    let told = run(&podman, &host, &UNITS[..5]).ended(0).stdout;
+    let commands: Vec<&str> = told
+        .lines()
+        .filter_map(|line| line.strip_prefix("next     podman "))
+        .collect();
+    let [write, build, ..] = commands[..] else {
+        panic!("{told}");
+    };
+    let (print, build) = build.split_once(" | ").unwrap();
+
+    run_on_host(&podman, &host, write)
+        .ended(69)
+        .says(&["wrote /etc/containers/systemd/pcscd.container", "systemctl"]);
+    assert!(host.has("/etc/containers/systemd/pcscd-socket.volume"));
+    let printed = run_on_host(&podman, &host, print).ended(0).stdout;
+    let (cut, build) = build.split_once(" | ").unwrap();
+    assert!(build.starts_with("podman build "), "{build}");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", cut]);
+    let containerfile = Done::run(shell, printed.as_bytes()).ended(0).stdout;
+    let ours = include_str!("../../quadlets/pcscd.Containerfile");
+    assert_eq!(containerfile.trim_end(), ours.trim_end());
+
+    run(&podman, &host, &UNITS[..5])
+        .ended(0)
+        .never_says("setup-pcscd");
+}
+
+/// Does what the host's Podman was to do, for that root directory and with our image.
+fn run_on_host(podman: &Podman, host: &Root, command: &str) -> Done {
+    let rootfs = format!("--rootfs {}", podman.rootfs().display());
+    let volume = format!("--volume {}/", host.path("").display());
+    let command = command
+        .replace("--volume /", &volume)
+        .replace(UNITS[4], &rootfs);
+    let mut run = podman.command();
+    run.args(command.replace('\'', "").split(' '));
+    Done::run(run, b"")
 }

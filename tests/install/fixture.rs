@@ -24,6 +24,20 @@ pub const INFISICAL: &str = "providers:
     projects: {p: {id: 11111111-1111-1111-1111-111111111111}}
 ";
 
+/// What has a running systemd read what was written.
+pub const READING: [&str; 3] = [
+    "systemd-tmpfiles --create psi.conf",
+    "journalctl --update-catalog",
+    "systemctl daemon-reload",
+];
+
+/// What starts the quadlets, for local values alone.
+pub const STARTING_CONTAINERS: [&str; 3] = [
+    "systemctl enable --now psi-secrets.socket",
+    "systemctl start psi-secrets.service",
+    "systemctl start psi-local-setup.service",
+];
+
 /// Removed when it is dropped.
 pub struct Root(TempDir);
 

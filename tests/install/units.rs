@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::fixture::{GID, INFISICAL, Root, TSS, UID, shown};
+use crate::fixture::{GID, INFISICAL, READING, Root, STARTING_CONTAINERS, TSS, UID, shown};
 
 const LOCAL: &str = "providers: {local: {}}\n";
 const HSM: &str = "providers: {nitrokeyhsm: {}}\n";
@@ -83,10 +83,7 @@ fn what_a_dry_run_shows_is_what_is_written_and_a_second_run_writes_nothing() {
 
             root.commands();
             let tree = root.tree();
-            root.install(arguments)
-                .ended(0)
-                .never_says("wrote")
-                .never_says("next");
+            root.install(arguments).ended(0).never_says("wrote");
             assert_eq!(root.tree(), tree);
             assert_eq!(root.commands(), [""; 0]);
         }
@@ -234,6 +231,35 @@ fn what_a_package_has_put_there_needs_no_copy() {
     assert!(files.contains_key("/etc/systemd/system/psi-infisical-setup.service"));
 }
 
+/// Nothing is written, and yet systemd has not read it; nor is anything enabled.
+#[test]
+fn what_a_package_has_put_there_is_read_and_can_be_enabled() {
+    let root = Root::booted("providers: {local: {}}\n");
+    root.install(&NATIVE[..3]).ended(0);
+    for (path, (_, text)) in root.tree() {
+        let packaged = path.replacen("/usr/local/lib/", "/usr/lib/", 1);
+        root.write(&packaged.replacen("/etc/", "/usr/lib/", 1), &text);
+    }
+    root.install(&["uninstall"]).ended(0);
+    root.commands();
+    let done = root.install(&NATIVE[..3]).ended(0).never_says("wrote");
+    done.says(&["next     systemctl enable --now psi-secrets.socket psi-secrets.service"]);
+    assert_eq!(root.commands(), READING);
+}
+
+#[test]
+fn until_it_is_enabled_the_next_commands_are_told() {
+    let root = Root::new(INFISICAL);
+    let next = "next     systemctl enable --now psi-secrets.socket";
+    for _ in 0..2 {
+        root.install(&NATIVE[..3]).ended(0).says(&[next]);
+    }
+    let wants = root.path("etc/systemd/system/sockets.target.wants");
+    std::fs::create_dir(&wants).unwrap();
+    std::os::unix::fs::symlink("/x", wants.join("psi-secrets.socket")).unwrap();
+    root.install(&NATIVE[..3]).ended(0).never_says("next");
+}
+
 #[test]
 fn an_older_systemd_gets_what_it_lacks() {
     let root = Root::new("providers: {local: {}}\n");
@@ -321,12 +347,7 @@ fn a_running_systemd_reads_its_units_again_and_starts_them_if_asked() {
         "next     systemctl enable --now psi-secrets.socket psi-secrets.service\n",
         "next     systemctl enable --now psi-infisical-setup.service psi-infisical-refresh.timer\n",
     ]);
-    let reading = [
-        "systemd-tmpfiles --create psi.conf",
-        "journalctl --update-catalog",
-        "systemctl daemon-reload",
-    ];
-    assert_eq!(root.commands(), reading);
+    assert_eq!(root.commands(), READING);
     root.install(&["units", "--mode", "native", "--enable"])
         .ended(0);
     let starting = [
@@ -382,15 +403,8 @@ fn a_change_of_the_mode_takes_the_other_modes_units_away() {
         .ended(0);
     assert!(!root.has("/etc/systemd/system/psi-secrets.service"));
     assert!(root.has("/etc/systemd/system/psi-secrets.socket"));
-    let expected = [
-        "systemctl disable --now psi-local-setup.service psi-secrets.service",
-        "systemd-tmpfiles --create psi.conf",
-        "journalctl --update-catalog",
-        "systemctl daemon-reload",
-        "systemctl enable --now psi-secrets.socket",
-        "systemctl start psi-secrets.service",
-        "systemctl start psi-local-setup.service",
-    ];
+    let stopped = "systemctl disable --now psi-local-setup.service psi-secrets.service";
+    let expected = [&[stopped], &READING[..], &STARTING_CONTAINERS].concat();
     assert_eq!(root.commands(), expected);
 
     root.install(&["units", "--mode", "native", "--enable"])
