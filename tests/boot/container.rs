@@ -5,6 +5,10 @@ use std::fs;
 
 use crate::machine::Machine;
 use crate::story::{self, PASSWORD};
+use crate::{in_use, lookups, readme};
+
+/// The part of docs/deployment.md.
+const SECTION: &str = "In containers, with a TPM";
 
 /// What `make image` hands to podman: the programs as they are installed, and the recipe.
 const CONTEXT: &str = "/srv/psi-image";
@@ -27,26 +31,31 @@ const IMPORT_DEBIAN: &str = r#"
     tar -c . | podman import --quiet - localhost/debian:13
 "#;
 
-/// podman build needs both where a machine is a container itself.
-const BUILD: &str = "cd /srv/psi-image && podman build --quiet --isolation=chroot \
-    --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 \
-    --build-arg BASE=localhost/debian:13 --tag localhost/psi:1 .";
+/// The shipped examples, each with the name of its workload.
+const EXAMPLES: [(&str, &str); 2] = [
+    (
+        "myapp",
+        include_str!("../../quadlets/examples/myapp.container"),
+    ),
+    (
+        "myapp-files",
+        include_str!("../../quadlets/examples/myapp-files.container"),
+    ),
+];
 
-/// As docs/units.md says: the quadlets, the ids of this machine in them, and the TPM.
-const INSTALL_QUADLETS: &str = "
-    systemd-sysusers
-    systemd-tmpfiles --create psi.conf
-    cd /usr/share/psi/quadlets
-    cp -r psi-secrets.container psi-infisical-*.container ids/. tpm/. /etc/containers/systemd
-    cd /etc/containers/systemd/psi-secrets.container.d
-    sed -i \"s/999/$(id -u psi)/g\" 10-ids.conf
-    sed -i \"s/=102/=$(getent group tss | cut -d: -f3)/\" 10-tpm.conf
-    systemctl daemon-reload
-    systemctl enable --now --quiet psi-secrets.socket
-    systemctl start psi-secrets.service
-    podman exec psi-secrets psi-cachectl init --backend tpm
-    systemctl start psi-infisical-setup.service
-    systemctl start myapp.service myapp-files.service";
+/// What they run here, in the place of an image.
+const WORKLOAD: &str = "Rootfs=/srv/myapp\nNetwork=none\nExec=sleep infinity\nStopTimeout=1\n";
+
+/// podman build needs the limits where a machine is a container itself.
+const BUILD: &str = "cd /srv/psi-image && podman build --quiet --isolation=chroot \
+    --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 --build-arg BASE=localhost/debian:13";
+
+/// A host of containers has no programs of PSI's; the image has.
+const REMOVE_PROGRAMS: &str = "rm -r /usr/bin/psi-* /usr/share/psi /usr/lib/systemd/*/psi-* \
+    /usr/lib/systemd/*-preset/90-psi.preset /usr/lib/sysusers.d/psi.conf /usr/lib/tmpfiles.d/psi.conf";
+
+/// What Podman runs on the host, by `driver_path`.
+const DRIVER: &str = "/usr/local/bin/psi-secret";
 
 pub fn the_image_is_built_over_an_imported_debian(machine: &mut Machine) {
     let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/Containerfile");
@@ -57,11 +66,13 @@ pub fn the_image_is_built_over_an_imported_debian(machine: &mut Machine) {
         "mkdir -p {CONTEXT}/target/image/usr/bin && cp /usr/bin/psi-* {CONTEXT}/target/image/usr/bin"
     ));
     machine.run(IMPORT_DEBIAN);
-    machine.run(BUILD);
+    machine.run(&format!("{BUILD} --tag localhost/psi:1 ."));
+    machine.run(REMOVE_PROGRAMS);
 }
 
-/// Neither workload says anything of PSI but which secret is a file, and when it starts.
-pub fn the_quadlets_give_the_example_workloads_their_secrets(machine: &mut Machine) {
+/// docs/deployment.md's commands, but for the first: the image is there. Neither workload says anything
+/// of PSI but which secret is a file, and when it starts.
+pub fn the_page_gives_the_example_workloads_their_secrets(machine: &mut Machine) {
     story::set_secrets(
         machine,
         &[
@@ -70,27 +81,49 @@ pub fn the_quadlets_give_the_example_workloads_their_secrets(machine: &mut Machi
         ],
     );
     machine.run("systemctl enable --now --quiet infisical.service");
-    let (_, readme) = crate::readme::blocks("Set it up")
-        .into_iter()
-        .find(|(language, _)| language == "yaml")
-        .expect("the configuration");
-    let tls = "workloads:\n  myapp-tls: {secrets: [{project: myproject, path: /tls}]}";
-    let configuration = story::configuration(machine, &readme).replace("workloads:", tls);
-    machine.write("/etc/psi/config.yaml", &configuration);
-    machine.write("/root/client-secret", "marked-client-secret");
-    machine.run(
-        "install -d -m 0700 /etc/credstore.encrypted
-        systemd-creds encrypt --with-key=tpm2 --tpm2-pcrs= --name=infisical-client-secret \
-            /root/client-secret /etc/credstore.encrypted/infisical-client-secret",
-    );
-    for name in ["myapp", "myapp-files"] {
-        machine.run(&format!(
-            "sed 's|^Image=.*|ContainerName={name}\\nRootfs=/srv/myapp\\nNetwork=none\\nExec=sleep infinity\\nStopTimeout=1|' \
-                /usr/share/psi/quadlets/examples/{name}.container >/etc/containers/systemd/{name}.container"
-        ));
+    for (name, example) in EXAMPLES {
+        let workload = format!("ContainerName={name}\n{WORKLOAD}");
+        let example = example.replace("Image=registry.example.com/myapp:1\n", &workload);
+        machine.write(
+            &format!("/etc/containers/systemd/{name}.container"),
+            &example,
+        );
     }
-    machine.run(INSTALL_QUADLETS);
+    let tls = "workloads:\n  myapp-tls: {secrets: [{project: myproject, path: /tls}]}";
+    let configuration = story::configuration(machine, &readme::configuration());
+    let configuration = line_of_the_page() + &configuration.replace("workloads:", tls);
+    machine.write("/etc/psi/config.yaml", &configuration);
+
+    let commands = readme::deployment(SECTION);
+    machine.run(&commands[1]);
+    story::seal_the_client_secret(machine);
+    machine.run(&commands[2]);
+    machine.run("systemctl start myapp.service myapp-files.service");
     has_its_secrets(machine);
+    brought_the_driver_of(machine, "localhost/psi:1");
+}
+
+/// What the page's configuration has, besides the README's.
+fn line_of_the_page() -> String {
+    let blocks = readme::blocks_of("docs/deployment.md", SECTION);
+    let mut lines = blocks
+        .into_iter()
+        .filter(|(language, _)| language == "yaml");
+    lines.next().expect("the line").1
+}
+
+/// It is the image's, byte for byte, and it runs outside of the image too.
+fn brought_the_driver_of(machine: &Machine, image: &str) {
+    let its_own = format!("podman run --rm --network none {image} psi-secret --version");
+    assert_eq!(
+        machine.run(&format!("{DRIVER} --version")),
+        machine.run(&its_own)
+    );
+    machine.run(&format!(
+        "image=$(podman image mount {image})
+        cmp $image/usr/bin/psi-secret {DRIVER}
+        podman image unmount {image}"
+    ));
 }
 
 fn has_its_secrets(machine: &Machine) {
@@ -128,15 +161,30 @@ pub fn a_reload_is_waited_for_and_keeps_the_process(machine: &mut Machine) {
     );
 }
 
-/// The container goes and comes back, by hand and by force, and a lookup in between waits.
-pub fn a_restart_and_a_kill_lose_no_lookup(machine: &mut Machine) {
-    for command in [
-        "systemctl restart --no-block psi-secrets.service",
-        "systemctl kill --signal=KILL psi-secrets.service",
-    ] {
-        machine.run(command);
-        assert_eq!(story::lookup(machine, "myapp--DB_PASSWORD"), PASSWORD);
+/// The other image has other programs, as an upgrade has, and comes and goes by docs/deployment.md's
+/// commands. The container goes and comes back by hand and by force, too.
+pub fn restarts_kills_and_upgrades_fail_none_of_a_thousand_lookups(machine: &mut Machine) {
+    machine.run(&format!(
+        "cd {CONTEXT}/target/image/usr/bin
+        for program in *; do echo 2 >>$program; done
+        {BUILD} --tag localhost/psi:2 ."
+    ));
+    let upgrade = readme::deployment("Upgrade").swap_remove(1);
+    machine.run("systemctl stop infisical.service");
+    lookups::begin(machine);
+    for image in ["psi:2", "psi:1", "psi:2"] {
+        machine.run(in_use::RESTART_AND_KILL);
+        machine.run(&upgrade.replace("psi:2", image));
+        runs_from(machine, &format!("localhost/{image}"));
     }
+    lookups::none_failed(machine, 1000);
+    machine.run("systemctl start infisical.service");
+}
+
+fn runs_from(machine: &Machine, image: &str) {
+    let running = machine.run("podman inspect --format {{.ImageName}} psi-secrets");
+    assert_eq!(running.trim(), image);
+    brought_the_driver_of(machine, image);
 }
 
 /// What the timer starts, whatever became of it before.

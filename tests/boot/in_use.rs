@@ -3,7 +3,7 @@
 use psi_test_support::wait;
 
 use crate::machine::Machine;
-use crate::story;
+use crate::{lookups, readme, story};
 
 /// The secret that everything here is about.
 const SECRET: &str = "myapp--DB_PASSWORD";
@@ -16,25 +16,9 @@ HealthInterval=1s
 HealthRetries=1
 ";
 
-/// Asks Podman's API for a secret's value again and again, each time a lookup of its driver.
-const LOOK_UP: &str = r#"#!/bin/bash
-set -euo pipefail
-ask() {
-    printf 'GET /v5.0.0/libpod/secrets/myapp--DB_PASSWORD/json?showsecret=true HTTP/1.1\r\n'
-    printf 'Host: podman\r\nConnection: %s\r\n\r\n' "$1"
-}
-until [ -e /run/enough ]; do
-    { for _ in $(seq 99); do ask keep-alive; done; ask close; } |
-        socat -t 600 - UNIX-CONNECT:/run/podman/podman.sock >>/run/answers
-done
-"#;
-
-/// What Podman says if its driver found the value.
-const OK: &str = "HTTP/1.1 200 OK";
-
 /// The kill waits for the start after it: a TPM without a kernel before it keeps what a process that
 /// is killed has put there, and is full after three.
-const RESTART_AND_KILL: &str = "
+pub const RESTART_AND_KILL: &str = "
     systemctl restart psi-secrets.service
     systemctl kill --signal=KILL psi-secrets.service
     systemctl start psi-secrets.service";
@@ -68,33 +52,22 @@ pub fn all_of_it_is_enabled(machine: &mut Machine) {
     );
 }
 
-/// The upgrade is docs/deployment.md's: `make install` and a restart. The provider is down all the
-/// while: every value is from memory, which is filled from the cache at each start.
+/// The upgrade is docs/deployment.md's. The provider is down all the while: every value is from memory,
+/// which is filled from the cache at each start.
 pub fn restarts_kills_and_upgrades_fail_none_of_a_thousand_lookups(machine: &mut Machine) {
     machine.run("systemctl stop infisical.service");
-    machine.write_program("/usr/local/bin/look-up", LOOK_UP);
-    machine.run("systemd-run --quiet --unit=lookups /usr/local/bin/look-up");
+    let upgrade = &readme::deployment("Upgrade")[0];
+    let after_make = upgrade.strip_prefix("make install\n").expect("its start");
+    lookups::begin(machine);
     for _ in 0..5 {
         machine.run(RESTART_AND_KILL);
         machine.install("/usr");
-        machine.run("systemctl restart psi-secrets.service");
+        machine.run(after_make);
     }
-    let answers = || machine.read("/run/answers");
-    wait::until("a thousand answers", || {
-        answers().matches(OK).count() >= 1000
-    });
-    machine.write("/run/enough", "");
-    let state = || machine.property("lookups.service", "ActiveState");
-    wait::until("the last answer", || state() != "active");
-    assert_eq!(state(), "inactive", "a connection was lost");
-    let value = format!(r#""SecretData":"{}""#, story::PASSWORD);
-    let asked = answers().matches("HTTP/1.1 ").count();
-    assert_eq!(answers().matches(OK).count(), asked);
-    assert_eq!(answers().matches(&value).count(), asked);
-    assert_eq!(asked % 100, 0, "one was not answered");
+    lookups::none_failed(machine, 1000);
 
     let pid = machine.property("psi-secrets.service", "MainPID");
-    let runs = machine.run(&format!("readlink /proc/{pid}/exe; rm /run/answers"));
+    let runs = machine.run(&format!("readlink /proc/{pid}/exe"));
     assert_eq!(runs, "/usr/bin/psi-serve\n", "not what the upgrade brought");
     machine.run("systemctl start infisical.service");
 }

@@ -11,6 +11,7 @@ mod cold_boot;
 mod container;
 mod image;
 mod in_use;
+mod lookups;
 mod machine;
 mod migration;
 mod readme;
@@ -73,10 +74,10 @@ fn a_machine_runs_psi_from_an_image() {
     let mut machine = Machine::boot();
     tell![machine;
         container::the_image_is_built_over_an_imported_debian,
-        container::the_quadlets_give_the_example_workloads_their_secrets,
+        container::the_page_gives_the_example_workloads_their_secrets,
         container::psi_serve_has_no_more_power_than_without_a_container,
         container::a_reload_is_waited_for_and_keeps_the_process,
-        container::a_restart_and_a_kill_lose_no_lookup,
+        container::restarts_kills_and_upgrades_fail_none_of_a_thousand_lookups,
         container::a_refresh_brings_another_value_into_memory,
         container::a_reboot_in_an_outage_brings_everything_back,
         story::the_journal_has_no_secret,

@@ -30,3 +30,17 @@ pub fn blocks_of(page: &str, section: &str) -> Vec<(String, String)> {
     }
     blocks
 }
+
+/// The blocks of a section of docs/deployment.md that are commands.
+pub fn deployment(section: &str) -> Vec<String> {
+    let blocks = blocks_of("docs/deployment.md", section).into_iter();
+    let commands = blocks.filter(|(language, _)| language == "sh");
+    commands.map(|(_, block)| block).collect()
+}
+
+/// The configuration that the README has.
+pub fn configuration() -> String {
+    let mut blocks = blocks("Set it up").into_iter();
+    let found = blocks.find(|(language, _)| language == "yaml");
+    found.expect("the configuration").1
+}

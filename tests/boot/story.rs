@@ -11,6 +11,9 @@ const MARK: &str = "marked";
 /// The value of `DB_PASSWORD`.
 pub const PASSWORD: &str = "marked-password";
 
+/// What PSI needs itself.
+const CLIENT_SECRET: &str = "marked-client-secret";
+
 const PROJECT: &str = "11111111-1111-1111-1111-111111111111";
 
 /// What makes a workload start once psi-setup has had its turn.
@@ -22,10 +25,7 @@ After=psi-infisical-setup.service
 pub fn the_readme_sets_it_up(machine: &mut Machine) {
     set_secrets(machine, &[("/myapp", "DB_PASSWORD", PASSWORD)]);
     add_workload(machine, "myapp", "");
-    machine.write_program(
-        "/usr/local/bin/systemd-ask-password",
-        "#!/bin/sh\nprintf %s marked-client-secret\n",
-    );
+    answer(machine, CLIENT_SECRET);
     for (language, block) in readme::blocks("Set it up") {
         match language.as_str() {
             "yaml" => machine.write("/etc/psi/config.yaml", &configuration(machine, &block)),
@@ -34,6 +34,22 @@ pub fn the_readme_sets_it_up(machine: &mut Machine) {
     }
     assert_eq!(setup_ended(machine), ("active".into(), "0".into()));
     assert_eq!(variable(machine, "myapp", "DB_PASSWORD"), PASSWORD);
+}
+
+/// Whoever asks for something secret is given that.
+pub fn answer(machine: &Machine, secret: &str) {
+    machine.write_program(
+        "/usr/local/bin/systemd-ask-password",
+        &format!("#!/bin/sh\nprintf %s {secret}\n"),
+    );
+}
+
+/// The README's step 3.
+pub fn seal_the_client_secret(machine: &Machine) {
+    answer(machine, CLIENT_SECRET);
+    let mut blocks = readme::blocks("Set it up").into_iter();
+    let step = blocks.find(|(_, block)| block.contains("systemd-ask-password"));
+    machine.run(&step.expect("the step").1);
 }
 
 /// By hand there are no credentials from systemd: the sealed ones are opened.
@@ -339,7 +355,7 @@ pub fn set_secrets(machine: &Machine, secrets: &[(&str, &str, &str)]) {
   "projects": {{"{PROJECT}": {{"prod": {{{folders}}}}}}},
   "identities": [{{
     "client_id": "00000000-0000-0000-0000-000000000000",
-    "client_secret": "marked-client-secret",
+    "client_secret": "{CLIENT_SECRET}",
     "may_read": [{{"project": "{PROJECT}"}}]
   }}]
 }}"#

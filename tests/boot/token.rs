@@ -19,10 +19,6 @@ const STORED: &str = "marked-db-password";
 /// Where the module and its token are. Whoever uses it has to be let there: as with pcscd's socket.
 const DIRECTORY: &str = "/srv/token";
 
-/// A host of containers has no programs of PSI's; the image has.
-const REMOVE_PROGRAMS: &str = "rm -r /usr/bin/psi-* /usr/share/psi /usr/lib/systemd/*/psi-* \
-    /usr/lib/systemd/*-preset/90-psi.preset /usr/lib/sysusers.d/psi.conf /usr/lib/tmpfiles.d/psi.conf";
-
 /// `systemctl edit psi-secrets.service` writes it.
 const EDITED: &str = "/etc/systemd/system/psi-secrets.service.d/override.conf";
 
@@ -54,29 +50,16 @@ pub fn delay_logins(machine: &Machine, milliseconds: u32) {
     machine.write(&format!("{DIRECTORY}/delay.C_Login"), &text);
 }
 
-/// Whoever asks for the PIN gets it.
-pub fn answer_with_the_pin(machine: &Machine) {
-    machine.write_program(
-        "/usr/local/bin/systemd-ask-password",
-        &format!("#!/bin/sh\nprintf %s {PIN}\n"),
-    );
-}
-
 pub fn the_image_installs_itself(machine: &mut Machine) {
-    machine.run(REMOVE_PROGRAMS);
     let secrets = [("/myapp", "DB_PASSWORD", PASSWORD)];
     story::set_secrets(machine, &secrets);
     machine.run("systemctl enable --now --quiet infisical.service");
     for workload in ["myapp", "db"] {
         story::add_workload(machine, workload, "");
     }
-    let (_, readme) = readme::blocks("Set it up")
-        .into_iter()
-        .find(|(language, _)| language == "yaml")
-        .expect("the configuration");
     let db =
         "workloads:\n  db: {provider: nitrokeyhsm, secrets: [{key: db-password, as: DB_PASSWORD}]}";
-    let configuration = with_token(&story::configuration(machine, &readme))
+    let configuration = with_token(&story::configuration(machine, &readme::configuration()))
         .replace("backend: tpm", "backend: hsm")
         .replace("workloads:", db);
     let driver = "driver_path: /usr/local/bin/psi-secret\n";
@@ -92,10 +75,9 @@ pub fn the_image_installs_itself(machine: &mut Machine) {
 pub fn a_container_without_the_tokens_wiring_says_so(machine: &mut Machine) {
     let module = Module::with_key("psi", PIN);
     plug_in(machine, &module);
-    answer_with_the_pin(machine);
-    machine.run("install -d -m 0700 /etc/credstore.encrypted");
+    story::seal_the_client_secret(machine);
+    story::answer(machine, PIN);
     machine.run(&page(2));
-    seal_client_secret(machine);
     machine.run(
         "systemctl enable --now --quiet psi-secrets.socket; systemctl start psi-secrets.service",
     );
@@ -168,18 +150,7 @@ pub fn a_reboot_in_an_outage_keeps_them(machine: &mut Machine) {
     has_its_values(machine);
 }
 
-fn seal_client_secret(machine: &Machine) {
-    machine.write("/root/client-secret", "marked-client-secret");
-    machine.run(
-        "systemd-creds encrypt --tpm2-pcrs= --name=infisical-client-secret \
-            /root/client-secret /etc/credstore.encrypted/infisical-client-secret",
-    );
-}
-
 /// One of the page's blocks of commands.
 fn page(number: usize) -> String {
-    let blocks = readme::blocks_of("docs/deployment.md", "In containers, with an HSM");
-    let mut commands = blocks.into_iter().filter(|(language, _)| language == "sh");
-    let (_, commands) = commands.nth(number).expect("the page's commands");
-    commands
+    readme::deployment("In containers, with an HSM").swap_remove(number)
 }

@@ -174,7 +174,7 @@ pub fn the_cache_is_of_another_backend(machine: &mut Machine) {
 
     let configuration = machine.read("/etc/psi/config.yaml");
     machine.rewrite("/etc/psi/config.yaml", &token::with_token(&configuration));
-    token::answer_with_the_pin(machine);
+    story::answer(machine, token::PIN);
     machine.write(
         "/etc/systemd/system/psi-secrets.service.d/token.conf",
         "[Service]\nReadWritePaths=/srv/token\n",
