@@ -81,14 +81,15 @@ WantedBy=timers.target
     ),
 ];
 
-/// What each secret's commands did. The machine has no curl: socat asks as that did.
+/// What each secret's commands did. The machine has no curl: socat asks as that did, which means that it
+/// keeps its side of the connection open until there is an answer.
 const DRIVER: &str = r#"#!/bin/bash
 set -euo pipefail
 case $1 in
 store) cat >"/var/lib/psi/$SECRET_ID" ;;
 lookup)
     printf 'GET /lookup/%s HTTP/1.1\r\nHost: psi\r\nConnection: close\r\n\r\n' "$SECRET_ID" |
-        socat -t 60 - UNIX-CONNECT:/run/psi/psi.sock | sed '1,/^\r$/d'
+        socat -T 60 -,ignoreeof UNIX-CONNECT:/run/psi/psi.sock | sed '1,/^\r$/d'
     ;;
 delete) rm "/var/lib/psi/$SECRET_ID" ;;
 list) ls /var/lib/psi ;;
