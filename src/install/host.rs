@@ -95,6 +95,13 @@ impl Host {
         command.args(arguments).stdin(Stdio::inherit()).output()
     }
 
+    /// Whether its systemd has such a unit; also if nobody can say.
+    pub fn has_unit(self, name: &str) -> bool {
+        let show = self.systemctl(&["show", "--property=LoadState", "--value", name]);
+        let state = self.output(&show).map(|output| output.stdout);
+        !state.is_ok_and(|state| state.trim_ascii() == b"not-found")
+    }
+
     /// The version of its systemd, if it says so.
     pub fn systemd_version(self) -> Option<u32> {
         let output = self.output(&["systemctl".to_owned(), "--version".to_owned()]);

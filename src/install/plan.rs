@@ -88,6 +88,8 @@ pub enum Step {
     Keep(PathBuf, Kept),
     /// It is ours and no longer wanted.
     Remove(PathBuf),
+    /// It was ours, is no longer wanted, and somebody has removed it.
+    Forget(PathBuf),
 }
 
 impl Step {
@@ -95,7 +97,7 @@ impl Step {
     pub fn path(&self) -> &PathBuf {
         match self {
             Step::Write(file) | Step::Unchanged(file) => &file.path,
-            Step::Keep(path, _) | Step::Remove(path) => path,
+            Step::Keep(path, _) | Step::Remove(path) | Step::Forget(path) => path,
         }
     }
 }
@@ -108,12 +110,12 @@ pub fn plan(wanted: Vec<File>, manifest: &Manifest, found: &BTreeMap<PathBuf, Fo
     let names: BTreeSet<PathBuf> = wanted.iter().map(|file| file.path.clone()).collect();
     let no_longer = manifest.paths().filter(|path| !names.contains(*path));
     let removals: Vec<Step> = no_longer
-        .filter_map(|path| {
-            let found = found.get(path)?;
-            Some(match kept(manifest, path, found) {
+        .map(|path| match found.get(path) {
+            None => Step::Forget(path.clone()),
+            Some(found) => match kept(manifest, path, found) {
                 Some(why) => Step::Keep(path.clone(), why),
                 None => Step::Remove(path.clone()),
-            })
+            },
         })
         .collect();
     let writes = wanted.into_iter().map(|file| step(file, manifest, found));
@@ -224,6 +226,7 @@ mod tests {
             only(false, &ours("old"), there),
             Some(Step::Remove("/a".into()))
         );
-        assert_eq!(only(false, &ours("old"), None), None);
+        let forget = Some(Step::Forget("/a".into()));
+        assert_eq!(only(false, &ours("old"), None), forget);
     }
 }

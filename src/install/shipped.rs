@@ -124,6 +124,12 @@ pub const DRIVER_CONF: &str = include_str!("../../units/containers.conf.d/psi.co
 /// Where the shipped files expect the programs.
 pub const SHIPPED_PROGRAMS: &str = "/usr/bin";
 
+/// Whether a unit of that name is one of ours; quadlets are none.
+pub fn is_unit(name: &str) -> bool {
+    let mut units = FILES.iter().filter(|file| file.place == Place::Units);
+    units.any(|unit| unit.name == name)
+}
+
 /// What goes to its place as it is, or with one word changed.
 pub const FILES: [Shipped; 36] = [
     other!(

@@ -14,6 +14,7 @@ use crate::directory::{Directory, Owner};
 use crate::error::{Error, Kind, Result};
 use crate::install::manifest::{Manifest, digest};
 use crate::install::plan::{File, Found};
+use crate::install::shipped;
 
 /// The root of the machine that this runs on.
 pub const HERE: &str = "/";
@@ -93,18 +94,27 @@ pub fn is_packaged(file: &File) -> bool {
     others.into_iter().any(is_same)
 }
 
-/// PSI's units that psi-install did not put there.
-pub fn packaged_units(scope: Scope) -> Vec<PathBuf> {
+/// Where packages have their units.
+pub fn packaged_directories(scope: Scope) -> impl Iterator<Item = PathBuf> {
     let kind = match scope {
         Scope::System => "systemd/system",
         Scope::User => "systemd/user",
     };
-    let directories = PACKAGED.iter().map(|lib| Path::new(lib).join(kind));
-    let entries = directories.flat_map(|directory| fs::read_dir(directory).into_iter().flatten());
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    PACKAGED.iter().map(move |lib| Path::new(lib).join(kind))
+}
+
+/// All that a directory has; nothing if it can't be read.
+pub fn files_in(directory: PathBuf) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path())
+}
+
+/// PSI's units that psi-install did not put there.
+pub fn packaged_units(scope: Scope) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = packaged_directories(scope).flat_map(files_in).collect();
     paths.retain(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("psi-") && !name.ends_with(".d")
+        shipped::is_unit(&name)
     });
     paths.sort();
     paths

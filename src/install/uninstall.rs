@@ -9,7 +9,7 @@ use crate::config::{Config, Scope};
 use crate::error::{Error, Result};
 use crate::install::plan::Step;
 use crate::install::work::Work;
-use crate::install::{Options, tree, units};
+use crate::install::{Options, stop, tree, units};
 use crate::podman::{Podman, Secret};
 use crate::setup::dropin;
 
@@ -55,7 +55,7 @@ fn remove_units(work: &mut Work) -> Result<()> {
     let packaged = tree::packaged_units(work.layout.scope);
     let removed = steps.iter().filter(|step| matches!(step, Step::Remove(_)));
     let gone: Vec<PathBuf> = removed.map(|step| step.path().clone()).collect();
-    units::stop(work, gone.iter().chain(&packaged))?;
+    stop::stop(work, gone.iter().chain(&packaged))?;
     work.carry_out(steps)?;
     if work.has_changed {
         if work.layout.scope == Scope::System {

@@ -11,7 +11,7 @@ use crate::install::plan::{File, Step};
 use crate::install::selection::{Target, image_file, image_in, is_image};
 use crate::install::shipped::{Mode, SYSUSERS};
 use crate::install::work::Work;
-use crate::install::{Options, start, tree};
+use crate::install::{Options, others, start, stop, tree};
 
 /// Where programs are that somebody has installed.
 const PROGRAMS: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
@@ -67,21 +67,21 @@ pub fn run(args: &Args, common: &CommonArgs, options: &Options) -> Result<u8> {
     check_driver(&config, brings_driver)?;
     let programs = programs(args.mode)?;
 
-    let ids = match config.scope {
-        Scope::System => accounts(&mut work)?,
-        Scope::User => None,
-    };
-    let target = Target {
+    let mut target = Target {
         mode: args.mode,
         units: work.layout.units.clone(),
         image: image(args, &config),
         programs,
-        ids,
+        ids: None,
         systemd: work.host.systemd_version(),
         has_migrated_key: Path::new(MIGRATED_KEY).exists(),
         driver,
         config: &config,
     };
+    others::refuse_units(&work, &target)?;
+    if config.scope == Scope::System {
+        target.ids = accounts(&mut work)?;
+    }
     install(&mut work, &target)?;
     if config.scope == Scope::System {
         close_config(&work, &target)?;
@@ -89,6 +89,7 @@ pub fn run(args: &Args, common: &CommonArgs, options: &Options) -> Result<u8> {
     if args.enable || work.has_changed || !is_enabled(&work) {
         start::start_or_say_how(&work, &target, args.enable)?;
     }
+    others::note_certificates(&work, &config)?;
     work.end()
 }
 
@@ -216,7 +217,7 @@ fn install(work: &mut Work, target: &Target<'_>) -> Result<()> {
     let (packaged, wanted): (Vec<_>, Vec<_>) =
         target.files().into_iter().partition(tree::is_packaged);
     let mut steps = work.plan(wanted)?;
-    steps.retain(|step| !elsewhere.contains(step.path()));
+    steps.retain(|step| matches!(step, Step::Forget(_)) || !elsewhere.contains(step.path()));
     let (removals, writes): (Vec<Step>, Vec<Step>) = steps
         .into_iter()
         .partition(|step| matches!(step, Step::Remove(_)));
@@ -225,7 +226,7 @@ fn install(work: &mut Work, target: &Target<'_>) -> Result<()> {
         let services = tree::packaged_units(work.layout.scope).into_iter();
         stopped.extend(services.filter(|path| path.extension().is_some_and(|e| e == "service")));
     }
-    stop(work, stopped.iter())?;
+    stop::stop(work, stopped.iter())?;
     work.carry_out(removals)?;
     work.carry_out(writes)?;
     // A package's may be newer than what systemd has read.
@@ -246,41 +247,6 @@ fn after(work: &Work) -> Result<()> {
         work.command_if_up(&UPDATE_CATALOG.map(str::to_owned))?;
     }
     work.command_if_up(&work.host.systemctl(&["daemon-reload"]))
-}
-
-/// Stops the units of these files, if they are any.
-pub fn stop<'p>(work: &Work, files: impl Iterator<Item = &'p PathBuf>) -> Result<()> {
-    let names = files.filter_map(|path| path.file_name()?.to_str());
-    let (mut quadlets, mut units) = (Vec::new(), Vec::new());
-    for name in names {
-        match name.rsplit_once('.') {
-            Some((name, "container")) => quadlets.push(format!("{name}.service")),
-            // Templates have no instance of that name.
-            Some((stem, "service" | "socket" | "timer")) if !stem.ends_with('@') => {
-                units.push(name.to_owned());
-            }
-            _ => {}
-        }
-    }
-    // A socket that is stopped last would start its service again.
-    units.sort();
-    units.dedup();
-    units.sort_by_key(|name| name.ends_with(".service"));
-    let all = |words: &[&str], names: &[String]| {
-        let mut command = work.host.systemctl(words);
-        command.extend_from_slice(names);
-        command
-    };
-    if !units.is_empty() {
-        match work.host.is_up {
-            true => work.command(&all(&["disable", "--now"], &units))?,
-            false => work.command(&all(&["disable"], &units))?,
-        }
-    }
-    if !quadlets.is_empty() {
-        work.command_if_up(&all(&["stop"], &quadlets))?;
-    }
-    Ok(())
 }
 
 /// psi-serve must be able to read the configuration, and nobody else.

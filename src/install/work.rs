@@ -91,6 +91,10 @@ impl Work {
                 self.say("kept", &format!("{}: {}", path.display(), why.why()))
             }
             Step::Remove(path) => self.remove_file(&path),
+            Step::Forget(path) => {
+                self.manifest.forget(&path);
+                Ok(())
+            }
         }
     }
 

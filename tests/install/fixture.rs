@@ -104,7 +104,7 @@ impl Root {
     pub fn commands(&self) -> Vec<String> {
         let noted = fs::read_to_string(self.path("commands")).unwrap_or_default();
         let _ = fs::remove_file(self.path("commands"));
-        let is_question = |line: &&str| line.ends_with(" --version");
+        let is_question = |line: &&str| line.ends_with(" --version") || line.contains(" show ");
         let lines = noted.lines().filter(|line| !is_question(line));
         lines.map(str::to_owned).collect()
     }

@@ -35,12 +35,85 @@ fn an_edited_file_is_kept_and_everything_else_is_brought_up_to_date() {
 #[test]
 fn a_file_of_somebody_elses_is_kept() {
     let root = Root::new(INFISICAL);
-    root.write(SERVICE, "[Service]\nExecStart=/opt/psi serve\n");
+    let preset = "/etc/systemd/system-preset/90-psi.preset";
+    root.write(preset, "enable psi-*\n");
     let done = root.install(&NATIVE).ended(1);
-    done.says(&["kept", SERVICE, "did not write it"]);
-    assert_eq!(root.read(SERVICE), "[Service]\nExecStart=/opt/psi serve\n");
-    root.install(&["uninstall"]).ended(0);
+    done.says(&["kept", preset, "did not write it"]);
+    assert_eq!(root.read(preset), "enable psi-*\n");
     assert!(root.has(SERVICE));
+    root.install(&["uninstall"]).ended(0);
+    assert!(root.has(preset));
+}
+
+/// Drop-ins of ours beside it would have it run in our image, as our user, with our credentials.
+#[test]
+fn with_a_unit_of_somebody_elses_in_the_place_of_ours_nothing_is_written() {
+    let quadlets = "/etc/containers/systemd";
+    for (unit, mode) in [
+        (SERVICE.to_owned(), "native"),
+        (SERVICE.to_owned(), "container"),
+        (SOCKET.to_owned(), "container"),
+        (format!("{quadlets}/psi-secrets.container"), "container"),
+        (format!("{quadlets}/psi-secrets.container"), "native"),
+        (
+            format!("{quadlets}/psi-infisical-setup.container"),
+            "container",
+        ),
+    ] {
+        let root = Root::booted(&format!(
+            "driver_path: /usr/local/bin/psi-secret\n{INFISICAL}cache: {{backend: tpm}}\n"
+        ));
+        if mode == "native" {
+            root.write("usr/local/bin/psi-secret", "");
+        }
+        root.write(&unit, "[Service]\nExecStart=/opt/psi serve\n");
+        let before = root.tree();
+        for more in [&["--enable"][..], &["--dry-run"], &[]] {
+            let arguments = [&["units", "--mode", mode], more].concat();
+            root.install(&arguments).ended(1).says(&[
+                &unit,
+                "did not write",
+                "docs/migrating.md",
+                "`mv /etc/",
+            ]);
+        }
+        assert_eq!(root.tree(), before, "{unit}");
+        assert_eq!(root.commands(), [""; 0], "{unit}");
+
+        // As it says.
+        std::fs::rename(root.path(&unit), root.path("etc/before")).unwrap();
+        root.install(&["units", "--mode", mode]).ended(0);
+    }
+}
+
+/// What somebody has copied by hand, as docs/units.md says, is no obstacle.
+#[test]
+fn a_unit_that_is_ours_word_for_word_is_taken_for_ours() {
+    let root = Root::new(INFISICAL);
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/units/psi-secrets.service");
+    root.write(SERVICE, &std::fs::read_to_string(shipped).unwrap());
+    root.install(&NATIVE).ended(0);
+    root.install(&["uninstall"]).ended(0);
+    assert!(!root.has(SERVICE));
+}
+
+#[test]
+fn what_renewed_certificates_is_left_alone_and_told() {
+    let root = Root::booted(INFISICAL);
+    let note = "note     /etc/systemd/system/psi-tls-renew.timer is left alone";
+    root.install(&NATIVE).ended(0).never_says("psi-tls-renew");
+    let units = ["psi-tls-renew.service", "psi-tls-renew.timer"];
+    for unit in units {
+        root.write(&format!("etc/systemd/system/{unit}"), "[Unit]\n");
+    }
+    root.commands();
+    let done = root.install(&NATIVE).ended(0);
+    done.says(&[note, "`systemctl disable --now psi-tls-renew.timer`"]);
+    root.install(&["uninstall"]).ended(0);
+    assert!(!root.commands().concat().contains("psi-tls-renew"));
+    for unit in units {
+        assert!(root.has(&format!("etc/systemd/system/{unit}")));
+    }
 }
 
 #[test]
@@ -113,4 +186,28 @@ fn a_damaged_list_of_its_own_files_changes_nothing() {
     )
     .unwrap();
     root.install(&NATIVE).ended(0);
+}
+
+/// Else the check of the list fails for ever, and the list outlives what it is about.
+#[test]
+fn a_file_that_somebody_has_removed_is_no_longer_in_the_list() {
+    let root = Root::new(&format!("{INFISICAL}cache: {{backend: tpm}}\n"));
+    root.install(&["driver-conf"]).ended(0);
+    root.install(&NATIVE).ended(0);
+    let gone = [
+        "/etc/containers/containers.conf.d/psi.conf",
+        "/etc/systemd/system/psi-secrets.service.d/10-tpm.conf",
+    ];
+    for path in gone {
+        assert!(root.read("etc/psi/installed").contains(path));
+        std::fs::remove_file(root.path(path)).unwrap();
+    }
+    root.write("etc/psi/config.yaml", INFISICAL);
+    root.install(&NATIVE).ended(0);
+    for path in gone {
+        assert!(!root.read("etc/psi/installed").contains(path), "{path}");
+    }
+    std::fs::remove_file(root.path(SOCKET)).unwrap();
+    root.install(&["uninstall"]).ended(0);
+    assert!(!root.has("etc/psi/installed"));
 }

@@ -103,6 +103,42 @@ fn what_a_package_has_put_there_is_stopped_and_stays() {
     assert!(root.has(packaged));
 }
 
+/// `psi-` is how the names of others begin, too.
+#[test]
+fn a_packages_unit_that_is_none_of_psis_is_not_stopped() {
+    let root = Root::booted(INFISICAL);
+    for unit in ["psi-notify.service", "psi-tls-renew.timer"] {
+        root.write(&format!("usr/lib/systemd/system/{unit}"), "[Unit]\n");
+    }
+    root.install(&["uninstall"])
+        .ended(0)
+        .never_says("psi-notify");
+    assert_eq!(root.commands(), [""; 0]);
+}
+
+/// systemctl takes it for an error if there is nothing to stop.
+#[test]
+fn a_quadlet_that_systemd_has_not_read_yet_is_no_obstacle() {
+    let root = Root::booted("driver_path: /usr/local/bin/psi-secret\nproviders: {local: {}}\n");
+    root.install(&["units", "--mode", "container"]).ended(0);
+    root.program(
+        "systemctl",
+        "case \"$*\" in
+        show*psi-local-setup.service) echo not-found ;;
+        show*) echo loaded ;;
+        stop*psi-local-setup.service*) echo 'Unit psi-local-setup.service not loaded.' >&2; exit 5 ;;
+        esac",
+    );
+    root.commands();
+    root.install(&["uninstall"]).ended(0);
+    let commands = root.commands();
+    assert!(
+        commands.contains(&"systemctl stop psi-secrets.service".to_owned()),
+        "{commands:?}"
+    );
+    assert!(!root.has("/etc/containers/systemd/psi-local-setup.container"));
+}
+
 /// Podman's secrets of two drivers, of which one is the machine's.
 fn register(podman: &Podman, driver: &Path, names: &[&str]) {
     let payload = podman.dir().join("payload");
