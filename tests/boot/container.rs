@@ -215,6 +215,8 @@ pub fn a_reboot_in_an_outage_brings_everything_back(machine: &mut Machine) {
     machine.run("systemctl disable --quiet infisical.service");
     machine.reboot();
     assert_eq!(story::setup_ended(machine), ("active".into(), "75".into()));
+    let said = machine.run("journalctl --boot -q -o cat PSI_EVENT=WORKLOAD_SERVED_FROM_CACHE");
+    assert!(said.contains("myapp"), "{said}");
     assert_eq!(
         story::variable(machine, "myapp", "DB_PASSWORD"),
         "marked-rotated"
