@@ -8,6 +8,7 @@
 )]
 
 mod container;
+mod coreos;
 mod driver_conf;
 mod fixture;
 mod foreign;

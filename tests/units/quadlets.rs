@@ -78,6 +78,7 @@ fn psi_serve_has_no_capability_and_a_root_file_system_that_it_can_t_change() {
         "-v %d:/run/credentials:ro,idmap=uids=0-999-1;gids=0-999-1 ",
         "--user 999:999 ",
         "--group-add 102 ",
+        "-v /run/systemd/journal/socket:/run/systemd/journal/socket ",
     ] {
         assert!(run.contains(wanted), "{wanted}: {run}");
     }
@@ -107,10 +108,28 @@ fn psi_setup_has_one_capability_and_the_network_only_for_infisical() {
         for wanted in [
             "--read-only ",
             "--cap-drop all --cap-add cap_dac_override ",
+            // What it says has levels and fields, as docs/journal.md promises.
+            "-v /run/systemd/journal/socket:/run/systemd/journal/socket ",
             "--security-opt=no-new-privileges ",
             &format!("--network {network} "),
         ] {
             assert!(run.contains(wanted), "{wanted}: {run}");
         }
     }
+}
+
+/// `Wants=` and `After=` let it start after a setup that failed, too.
+#[test]
+fn the_example_workload_does_not_start_before_it_has_its_variables() {
+    let script = format!(
+        "{COPY}
+        mkdir -p /run/systemd/generator
+        {GENERATOR} /run/systemd/generator /tmp /tmp
+        assertion=$(grep ^Assert /run/systemd/generator/myapp.service)
+        ! systemd-analyze condition \"$assertion\"
+        mkdir /etc/containers/systemd/myapp.container.d
+        touch /etc/containers/systemd/myapp.container.d/50-secrets.conf
+        systemd-analyze condition \"$assertion\""
+    );
+    Installed::new().run(&script).ended(0);
 }
