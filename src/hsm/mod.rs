@@ -13,7 +13,7 @@ use crate::provider;
 
 mod init;
 mod list;
-mod pcscd;
+pub(crate) mod pcscd;
 mod pin;
 mod preflight;
 mod public_key;

@@ -28,7 +28,7 @@ const VOLUME: &str = include_str!("../../quadlets/pcscd-socket.volume");
 const IMAGE: &str = include_str!("../../quadlets/pcscd.Containerfile");
 
 /// What the shipped files call the volume.
-const SHIPPED_VOLUME: &str = "pcscd-socket";
+pub(crate) const SHIPPED_VOLUME: &str = "pcscd-socket";
 
 /// As `pcscd.container` has it.
 const IMAGE_NAME: &str = "localhost/psi-pcscd:latest";
@@ -92,7 +92,10 @@ pub fn setup(config: &Config, args: &Args) -> Result<Outcome> {
 }
 
 /// It goes into file names and quadlets unquoted.
-fn check_volume(name: &str) -> Result<()> {
+///
+/// # Errors
+/// [`Kind::Config`] if it can't.
+pub(crate) fn check_volume(name: &str) -> Result<()> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
     let starts_well = name
         .bytes()

@@ -160,7 +160,7 @@ impl<'a> Registration<'a> {
     /// # Errors
     /// [`Kind::Refused`] if Podman has something else under that name; what Podman says.
     async fn prepare(config: &Config, store: &Store, name: &'a SecretName) -> Result<Self> {
-        let options = setup::driver_options(config)?;
+        let options = setup::driver::checked(config)?.options;
         let podman = Podman::new(&config.podman_socket)?;
         let old = podman.secrets().await?.into_iter();
         let old = old.into_iter().find(|secret| secret.name == name.as_str());

@@ -9,6 +9,7 @@ use crate::install::Options;
 use crate::install::plan::File;
 use crate::install::shipped::{DRIVER_CONF, SHIPPED_PROGRAMS};
 use crate::install::work::Work;
+use crate::setup::driver;
 
 /// As long as psi-secret waits, in seconds.
 const CURL_PATIENCE: u32 = 75;
@@ -47,7 +48,7 @@ pub fn run(args: &Args, common: &CommonArgs, options: &Options) -> Result<u8> {
     let config = cli::load_config(common)?;
     let text = match args.curl {
         true => curl(&config)?,
-        false => psi_secret(&config),
+        false => psi_secret(&config)?,
     };
     tracing::warn!(
         "this makes `shell` Podman's default secret driver: every `podman secret create` goes to PSI then, unless it is `podman secret create --driver file`"
@@ -70,9 +71,14 @@ pub fn run(args: &Args, common: &CommonArgs, options: &Options) -> Result<u8> {
     work.end()
 }
 
-fn psi_secret(config: &Config) -> String {
-    let shipped = format!("{SHIPPED_PROGRAMS}/psi-secret");
-    DRIVER_CONF.replace(&shipped, &config.driver_path.display().to_string())
+/// The same commands as psi-setup registers.
+fn psi_secret(config: &Config) -> Result<String> {
+    let mut text = DRIVER_CONF.to_owned();
+    for (verb, command) in driver::commands(config)? {
+        let shipped = format!("\"exec {SHIPPED_PROGRAMS}/psi-secret {verb}\"");
+        text = text.replace(&shipped, &format!("\"{command}\""));
+    }
+    Ok(text)
 }
 
 /// A token would stand in a command that Podman keeps in clear for each secret.

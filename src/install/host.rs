@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use crate::cli;
 use crate::config::Scope;
 use crate::error::{Error, Kind, Result};
+use crate::podman;
 
 /// The system that psi-install works on.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +107,13 @@ impl Host {
     pub fn systemd_version(self) -> Option<u32> {
         let output = self.output(&["systemctl".to_owned(), "--version".to_owned()]);
         version(&String::from_utf8_lossy(&output.ok()?.stdout))
+    }
+
+    /// The version of its Podman, if it says so.
+    pub fn podman_version(self) -> Option<podman::Version> {
+        let output = self.output(&["podman".to_owned(), "--version".to_owned()]);
+        let text = String::from_utf8_lossy(&output.ok()?.stdout).into_owned();
+        podman::parse_version(text.trim().strip_prefix("podman version ")?)
     }
 }
 

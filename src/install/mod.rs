@@ -15,6 +15,7 @@ mod host;
 mod manifest;
 mod others;
 mod plan;
+mod requirements;
 mod selection;
 mod shipped;
 mod start;

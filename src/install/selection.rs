@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{Backend, Config, Scope};
+use crate::hsm::pcscd::SHIPPED_VOLUME;
 use crate::install::accounts::Ids;
 use crate::install::plan::File;
 use crate::install::shipped::{FILES, IDS, Mode, Part, Place, SHIPPED_PROGRAMS, Shipped, Variant};
@@ -147,6 +148,7 @@ impl Target<'_> {
         match (shipped.variant, shipped.part) {
             (Variant::Native | Variant::User, _) => File::text(path, self.with_programs(shipped)),
             (Variant::Container, Part::Tpm) => File::text(path, self.with_tss(shipped.text)),
+            (Variant::Container, Part::Hsm) => File::text(path, self.with_volume(shipped.text)),
             _ => File::text(path, shipped.text),
         }
     }
@@ -161,6 +163,13 @@ impl Target<'_> {
         let tss = self.number(|ids| ids.tss);
         text.replace("here 102", &format!("here {tss}"))
             .replace("GroupAdd=102", &format!("GroupAdd={tss}"))
+    }
+
+    /// The volume that pcscd's socket is in, as `psi-hsm setup-pcscd` makes it.
+    fn with_volume(&self, text: &str) -> String {
+        let hsm = self.config.providers.nitrokeyhsm.as_ref();
+        let volume = hsm.map_or(SHIPPED_VOLUME, |hsm| &hsm.pcscd_volume);
+        text.replace(SHIPPED_VOLUME, volume)
     }
 
     /// The host's ids of psi, in the place of those that the shipped file has.

@@ -11,7 +11,7 @@ use crate::install::plan::{File, Step};
 use crate::install::selection::{Target, image_file, image_in, is_image};
 use crate::install::shipped::{Mode, SYSUSERS};
 use crate::install::work::Work;
-use crate::install::{Options, others, start, stop, tree};
+use crate::install::{Options, others, requirements, start, stop, tree};
 
 /// Where programs are that somebody has installed.
 const PROGRAMS: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
@@ -65,6 +65,7 @@ pub fn run(args: &Args, common: &CommonArgs, options: &Options) -> Result<u8> {
     check_scope(args, work.layout.scope)?;
     check_mode_change(args, &work)?;
     check_driver(&config, brings_driver)?;
+    requirements::check(&work, args.mode, &config)?;
     let programs = programs(args.mode)?;
 
     let mut target = Target {

@@ -41,7 +41,7 @@ const DRIVER: &str = "shell";
 const VERSION_HEADER: &str = "libpod-api-version";
 
 /// A version's first two numbers.
-type Version = (u32, u32);
+pub(crate) type Version = (u32, u32);
 
 /// The first version that keeps a secret's labels.
 const OLDEST: Version = (4, 3);
@@ -390,7 +390,7 @@ fn json(map: &BTreeMap<String, String>) -> Result<String> {
 }
 
 /// The first two numbers of a version like `4.3.1` or `5.6.0-dev`.
-fn parse_version(text: &str) -> Option<Version> {
+pub(crate) fn parse_version(text: &str) -> Option<Version> {
     let mut numbers = text.split(['.', '-']).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
@@ -407,7 +407,7 @@ fn driver_failed(doing: &str, words: &str, cause: &str) -> Error {
         "exit status 126" | "exit status 127" => (
             Kind::Config,
             "the driver can't be run: `driver_path` in config.yaml must name psi-secret, and it must be on the host: \
-             `make install`, for containers `psi-install units --mode container`",
+             `make install`, for containers the `podman run … psi-install units … --root /host` of docs/deployment.md",
         ),
         _ => (
             Kind::Unreachable,

@@ -4,13 +4,12 @@
 //! registered, and a secret is registered before a drop-in names it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::info;
 
 use crate::client::Client;
-use crate::config::{self, Config, Environment, Workload};
+use crate::config::{Config, Workload};
 use crate::error::{Error, Kind, Result};
 use crate::lock::Lock;
 use crate::mapping::{Mapping, ProviderName};
@@ -21,6 +20,7 @@ use crate::systemd::Credentials;
 use crate::wire::{Check, HandOver};
 
 mod discover;
+pub(crate) mod driver;
 pub(crate) mod dropin;
 mod guard;
 mod job;
@@ -91,7 +91,7 @@ fn parse_provider(name: &str) -> Result<ProviderName, String> {
 /// configuration. Nothing has been changed then.
 pub async fn run(config: &Config, options: &Options) -> Result<Report> {
     let workloads = selected(config, options)?;
-    let driver = driver(config)?;
+    let driver = driver::checked(config)?;
     let _lock = match options.dry_run {
         true => None,
         false => Some(lock(config)?),
@@ -202,14 +202,6 @@ fn lock(config: &Config) -> Result<Lock> {
     })
 }
 
-/// The commands that a secret of ours is registered with.
-///
-/// # Errors
-/// [`Kind::Config`] if the socket's path can't go into them.
-pub fn driver_options(config: &Config) -> Result<BTreeMap<String, String>> {
-    driver(config).map(|driver| driver.options)
-}
-
 /// The labels of a secret that no workload lists: who has its value, and what tells it from others.
 pub fn labels_by_hand(mapping: &Mapping) -> BTreeMap<String, String> {
     let provider = mapping.provider().as_str().to_owned();
@@ -220,27 +212,6 @@ pub fn labels_by_hand(mapping: &Mapping) -> BTreeMap<String, String> {
     labels.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
-/// The commands that Podman runs, which go through a shell: plain words only.
-fn driver(config: &Config) -> Result<Driver> {
-    check_driver(&config.driver_path)?;
-    let default = Environment::current().default_socket();
-    let socket = match config.socket == default {
-        true => String::new(),
-        false if config::is_plain(&config.socket) => {
-            format!(" --socket {}", config.socket.display())
-        }
-        false => {
-            let what = format!("socket {} can't go into a command", config.socket.display());
-            return Err(Error::new(Kind::Config, what)
-                .hint("`socket` may have letters, digits and `/._-+` only"));
-        }
-    };
-    let program = config.driver_path.display();
-    let command = |verb: &str| (verb.to_owned(), format!("exec {program} {verb}{socket}"));
-    let options = ["list", "lookup", "store", "delete"].map(command).into();
-    Ok(Driver { options })
-}
-
 /// The ids of all secrets that a mapping may belong to, whosever they are: what one of them stands
 /// for must stay.
 fn shell_ids(secrets: &[Secret]) -> Vec<String> {
@@ -249,23 +220,6 @@ fn shell_ids(secrets: &[Secret]) -> Vec<String> {
 }
 
 /// Those of `mappings` whose last good value has no reference `${…}` in it.
-/// Podman says no more of a driver that is gone than that there is no such secret, and only when a
-/// container starts.
-fn check_driver(program: &Path) -> Result<()> {
-    // The host has its own files.
-    if Path::new("/run/.containerenv").exists() || program.is_file() {
-        return Ok(());
-    }
-    let what = format!(
-        "there is no {}: no container that starts gets its secrets",
-        program.display()
-    );
-    Err(Error::new(Kind::Config, what).hint(
-        "`make install` puts psi-secret there, for containers `psi-install units --mode container`; if it is \
-         elsewhere, `driver_path` in config.yaml says where; then `systemctl restart 'psi-*-setup.service'`",
-    ))
-}
-
 async fn resolved(serve: &Client, mappings: Vec<Mapping>) -> Result<BTreeSet<Mapping>> {
     if mappings.is_empty() {
         return Ok(BTreeSet::new());

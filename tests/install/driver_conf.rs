@@ -20,6 +20,23 @@ fn the_driver_becomes_podmans_default_and_that_is_said() {
     root.install(&["driver-conf"]).ended(0).never_says("wrote");
 }
 
+/// Podman would ask the default one else.
+#[test]
+fn the_driver_asks_at_the_socket_that_is_configured() {
+    let root = Root::new("socket: /run/psi/other.sock\n");
+    let text = root.install(&["driver-conf", "--stdout"]).ended(0).stdout;
+    for command in ["list", "lookup", "store", "delete"] {
+        let line = format!(
+            "\n{command} = \"exec /usr/bin/psi-secret {command} --socket /run/psi/other.sock\"\n"
+        );
+        assert!(text.contains(&line), "{text}");
+    }
+    let quoted = Root::new("socket: '/run/psi/an\"other.sock'\n");
+    let done = quoted.install(&["driver-conf"]).ended(78);
+    done.says(&["socket", "letters, digits"]);
+    assert!(!quoted.has(FILE));
+}
+
 #[test]
 fn the_units_leave_it_alone_and_uninstall_removes_it() {
     let root = Root::new("");

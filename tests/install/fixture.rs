@@ -62,6 +62,7 @@ impl Root {
             "systemctl",
             "[ \"$*\" != --version ] || echo 'systemd 257 (257.1)'",
         );
+        root.program("podman", "echo 'podman version 5.4.2'");
         for program in ["systemd-sysusers", "systemd-tmpfiles", "journalctl"] {
             root.program(program, "");
         }

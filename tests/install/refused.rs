@@ -5,6 +5,7 @@ use std::process::Command;
 use crate::fixture::{INFISICAL, Root};
 
 const NATIVE: [&str; 3] = ["units", "--mode", "native"];
+const LOCAL_DRIVER: &str = "driver_path: /usr/local/bin/psi-secret\nproviders: {local: {}}\n";
 const CONTAINER: [&str; 3] = ["units", "--mode", "container"];
 
 #[track_caller]
@@ -84,6 +85,60 @@ fn an_image_is_an_images_name_and_for_containers() {
     }
     let arguments = [&NATIVE[..], &["--image", "psi:1"]].concat();
     refused(&root, &arguments, 64, &["--mode container"]);
+}
+
+/// Its quadlets would start and have nothing.
+#[test]
+fn a_systemd_without_credentials_for_containers_is_refused() {
+    let root = Root::new(LOCAL_DRIVER);
+    for version in ["252 (252.39-1~deb12u2)", "253 (253.5)"] {
+        root.program("systemctl", &format!("echo 'systemd {version}'"));
+        let words = [
+            &version[..3],
+            "254 or later",
+            "`psi-install units --mode native`",
+        ];
+        refused(&root, &CONTAINER, 1, &words);
+    }
+    root.program("systemctl", "echo 'systemd 254 (254.1)'");
+    root.install(&CONTAINER).ended(0);
+}
+
+#[test]
+fn a_podman_that_does_not_know_the_quadlets_is_refused() {
+    let root = Root::new(LOCAL_DRIVER);
+    for version in ["4.3.1", "5.2.5"] {
+        root.program("podman", &format!("echo 'podman version {version}'"));
+        let words = [
+            &version[..3],
+            "5.3 or later",
+            "`psi-install units --mode native`",
+        ];
+        refused(&root, &CONTAINER, 1, &words);
+    }
+    for version in ["5.3.0", "5.10.0-dev", "6.0.0-rc1"] {
+        root.program("podman", &format!("echo 'podman version {version}'"));
+        root.install(&CONTAINER)
+            .ended(0)
+            .never_says("`podman --version`");
+    }
+}
+
+#[test]
+fn a_podman_whose_version_is_unknown_is_told() {
+    let root = Root::new(LOCAL_DRIVER);
+    std::fs::remove_file(root.path("usr/bin/podman")).unwrap();
+    let done = root.install(&CONTAINER).ended(0);
+    done.says(&["note", "`podman --version`", "5.3 or later"]);
+}
+
+#[test]
+fn a_volume_is_a_volumes_name() {
+    let root = Root::new(
+        "driver_path: /usr/local/bin/psi-secret\nproviders: {nitrokeyhsm: {pcscd_volume: 'a:b'}}\n",
+    );
+    let words = ["pcscd_volume", "letters, digits"];
+    refused(&root, &CONTAINER, 78, &words);
 }
 
 #[test]

@@ -145,6 +145,24 @@ fn a_container_gets_the_image_and_the_hosts_own_numbers() {
     assert!(!tpm.contains("102"), "{tpm}");
 }
 
+/// It is the one that `psi-hsm setup-pcscd` makes.
+#[test]
+fn a_container_gets_the_volume_that_pcscd_is_in() {
+    let hsm = |volume| format!("providers: {{nitrokeyhsm: {{{volume}}}}}\n");
+    for (config, volume) in [
+        (hsm(""), "pcscd-socket"),
+        (hsm("pcscd_volume: readers"), "readers"),
+    ] {
+        let config = format!("driver_path: /usr/local/bin/psi-secret\n{config}");
+        let root = machine(&config, &CONTAINER);
+        let files = shown(&root.install(&CONTAINER).ended(0));
+        let drop_in = "/etc/containers/systemd/psi-secrets.container.d/10-hsm.conf";
+        let text = &files[drop_in].1;
+        let line = format!("\nVolume={volume}:/run/pcscd\n");
+        assert!(text.contains(&line), "{text}");
+    }
+}
+
 #[test]
 fn an_image_stays_until_another_one_is_named() {
     let root = machine(LOCAL_DRIVER, &CONTAINER);
