@@ -5,10 +5,11 @@ use std::fs;
 
 use crate::machine::Machine;
 use crate::story::{self, PASSWORD};
+use crate::trouble::fails;
 use crate::{in_use, lookups, readme};
 
 /// The part of docs/deployment.md.
-const SECTION: &str = "In containers, with a TPM";
+pub const SECTION: &str = "In containers, with a TPM";
 
 /// What `make image` hands to podman: the programs as they are installed, and the recipe.
 const CONTEXT: &str = "/srv/psi-image";
@@ -55,7 +56,33 @@ const REMOVE_PROGRAMS: &str = "rm -r /usr/bin/psi-* /usr/share/psi /usr/lib/syst
     /usr/lib/systemd/*-preset/90-psi.preset /usr/lib/sysusers.d/psi.conf /usr/lib/tmpfiles.d/psi.conf";
 
 /// What Podman runs on the host, by `driver_path`.
-const DRIVER: &str = "/usr/local/bin/psi-secret";
+pub const DRIVER: &str = "/usr/local/bin/psi-secret";
+
+/// A mistake of an administrator's.
+const WRONG_USAGE: (&str, &str) = (
+    "/etc/containers/systemd/psi-secrets.container.d/wrong.conf",
+    "[Container]\nExec=/usr/bin/psi-serve --no-such-option\n[Service]\nRestart=no\n",
+);
+
+/// What containers have said, each with its unit and some of the journal's fields.
+const SAID: [(&str, &str, &str); 3] = [
+    (
+        "psi-secrets",
+        "_TRANSPORT=journal PRIORITY=6 SYSLOG_IDENTIFIER=psi-serve",
+        "the configuration was read again",
+    ),
+    (
+        "psi-infisical-setup",
+        "_TRANSPORT=journal PRIORITY=4 PSI_EVENT=WORKLOAD_DOUBTFUL",
+        "workload myapp-tls: there is no myapp-tls.container beside \
+            /etc/containers/systemd/myapp-tls.container.d/50-secrets.conf: it has no effect yet",
+    ),
+    (
+        "psi-secrets",
+        "_TRANSPORT=stdout",
+        "error: unexpected argument '--no-such-option' found",
+    ),
+];
 
 pub fn the_image_is_built_over_an_imported_debian(machine: &mut Machine) {
     let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/Containerfile");
@@ -161,9 +188,27 @@ pub fn a_reload_is_waited_for_and_keeps_the_process(machine: &mut Machine) {
     );
 }
 
+/// By the journal's own socket, which keeps fields and levels; what comes before there is a log, as wrong
+/// usage, by stderr. It is the unit's, and as it was said.
+pub fn what_it_says_is_in_the_hosts_journal_once(machine: &mut Machine) {
+    machine.write(WRONG_USAGE.0, WRONG_USAGE.1);
+    machine.run("systemctl daemon-reload");
+    fails(machine, "systemctl restart psi-secrets.service");
+    machine.run(&format!("rm {} && systemctl daemon-reload", WRONG_USAGE.0));
+    machine.run("systemctl restart psi-secrets.service && journalctl --sync");
+    for (unit, fields, message) in SAID {
+        let times = |matches: &str| {
+            let said = machine.run(&format!("journalctl --output=cat {matches}"));
+            said.lines().filter(|line| *line == message).count()
+        };
+        let by_unit = format!("_SYSTEMD_UNIT={unit}.service {fields}");
+        assert_eq!((times(&by_unit), times("")), (1, 1), "{message}");
+    }
+}
+
 /// The other image has other programs, as an upgrade has, and comes and goes by docs/deployment.md's
 /// commands. The container goes and comes back by hand and by force, too.
-pub fn restarts_kills_and_upgrades_fail_none_of_a_thousand_lookups(machine: &mut Machine) {
+pub fn restarts_kills_and_other_images_fail_none_of_a_thousand_lookups(machine: &mut Machine) {
     machine.run(&format!(
         "cd {CONTEXT}/target/image/usr/bin
         for program in *; do echo 2 >>$program; done

@@ -65,6 +65,7 @@ fn a_machine_in_use_is_restarted_upgraded_and_rotated() {
         cold_boot::a_cold_boot_reaches_the_workloads_in_one_go,
         cold_boot::an_outage_makes_the_workloads_15_s_later_at_most,
         removal::uninstalled_it_is_stopped_and_keeps_secrets_and_state,
+        removal::purged_it_has_neither_secrets_nor_state,
         story::the_journal_has_no_secret,
     ];
 }
@@ -77,9 +78,12 @@ fn a_machine_runs_psi_from_an_image() {
         container::the_page_gives_the_example_workloads_their_secrets,
         container::psi_serve_has_no_more_power_than_without_a_container,
         container::a_reload_is_waited_for_and_keeps_the_process,
-        container::restarts_kills_and_upgrades_fail_none_of_a_thousand_lookups,
+        container::what_it_says_is_in_the_hosts_journal_once,
+        container::restarts_kills_and_other_images_fail_none_of_a_thousand_lookups,
         container::a_refresh_brings_another_value_into_memory,
         container::a_reboot_in_an_outage_brings_everything_back,
+        removal::the_image_uninstalls_itself_and_keeps_secrets_and_state,
+        removal::purged_from_the_image_it_has_neither_secrets_nor_state,
         story::the_journal_has_no_secret,
     ];
 }
