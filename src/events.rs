@@ -266,6 +266,17 @@ mod tests {
         assert_eq!(catalog.into_keys().collect::<BTreeSet<_>>(), ids);
     }
 
+    /// Those are on hosts that have no program of PSI's but psi-secret, too; psi-cachectl is in the container.
+    #[test]
+    fn no_text_of_the_catalog_has_a_command_that_hosts_of_containers_lack() {
+        for text in catalog().values() {
+            let text = text.replace('\n', " ");
+            for missing in ["`psi-setup", "`psi-install", "`psi-cachectl refresh"] {
+                assert!(!text.contains(missing), "{text}");
+            }
+        }
+    }
+
     #[test]
     fn no_two_events_share_an_id() {
         let ids: BTreeSet<&str> = ALL.iter().map(|event| event.id).collect();

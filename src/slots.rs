@@ -192,7 +192,7 @@ pub fn refuse_second_credential(header: &Header) -> Result<()> {
 /// There is nothing to change.
 pub fn no_file(path: &Path) -> Error {
     Error::new(Kind::NotFound, format!("there is no {}", path.display()))
-        .hint("`psi-cachectl init --backend tpm` makes one, or the first `psi-setup`")
+        .hint("`psi-cachectl init --backend tpm` makes one, or the first run of psi-setup")
 }
 
 struct Job<'a> {

@@ -517,7 +517,7 @@ fn a_running_psi_serve_makes_the_cache_with_its_own_key() {
     m.run(&INIT).ended(0).says(&[
         "the key is the one that psi-serve has",
         "created ",
-        "psi-setup",
+        "-setup.service` fills it",
     ]);
     m.run(&["status"])
         .ended(0)
@@ -560,7 +560,7 @@ fn a_psi_serve_without_a_key_gets_it_by_a_restart() {
         "a new key is sealed",
         "psi-serve has no key yet",
         "systemctl restart psi-secrets.service",
-        "the first `psi-setup` makes the cache",
+        "-setup.service` makes the cache",
     ]);
     assert!(!m.cache().exists());
     t.run(&INIT).ended(0).says(&["the key is the one in"]);

@@ -241,7 +241,7 @@ fn the_next_step_names_the_workloads_that_list_the_value() {
     let m = Machine::with_config(&format!("{CACHE}{WORKLOAD}"));
     m.put("DB_PASSWORD", b"v")
         .ended(0)
-        .says(&["`psi-setup` registers it for bootstrap"]);
+        .says(&["registers it for bootstrap"]);
     m.put("OTHER", b"v")
         .ended(0)
         .says(&["list it in a workload with `provider: local`"]);

@@ -314,7 +314,10 @@ fn a_replacement_that_fails_half_way_says_that_the_secret_may_be_gone() {
         text.starts_with("secret \"app--KEY\" was to be replaced and may be gone: "),
         "{text}"
     );
-    assert!(hint(&error).ends_with("then `psi-setup` registers what is missing"));
+    assert!(
+        hint(&error)
+            .ends_with("then `systemctl restart 'psi-*-setup.service'` registers what is missing")
+    );
     assert_eq!(secrets(&podman), []);
 }
 

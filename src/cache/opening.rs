@@ -116,7 +116,7 @@ impl Unopened {
             return hint.to_owned();
         }
         let only_here = match self.header.local {
-            0 => "`psi-setup` fetches the values again".to_owned(),
+            0 => "`systemctl restart 'psi-*-setup.service'` fetches the values again".to_owned(),
             local => format!("{local} values that are kept nowhere else stay in the old file"),
         };
         let is_of_token = |slot: &Keyslot| slot.kind == SlotKind::Pkcs11;

@@ -134,7 +134,7 @@ impl Job<'_> {
             Err(e) if e.kind() == Kind::Io => Err(e.hint(
                 "it was sealed for another TPM or boot chain (PCR 7): boot once more as it was then and run \
                  this again; or `psi-cachectl init --backend tpm --force` puts the old cache aside, and \
-                 `psi-setup` fetches the values again; nothing was changed",
+                 `systemctl restart 'psi-*-setup.service'` fetches the values again; nothing was changed",
             )),
             Err(e) => Err(e),
         }

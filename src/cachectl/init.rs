@@ -11,8 +11,8 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::protector::{Credential, Recovery, SlotKind};
-use crate::slots;
 use crate::wire::{self, Initialised};
+use crate::{setup, slots};
 
 /// For `--help` and the man page, see [`crate::cli::manual`].
 pub const MANUAL: &str = "\
@@ -173,8 +173,9 @@ impl Job<'_> {
         };
         let devices = owner::devices(self.config, self.key.credential.clone());
         let (_, made) = slots::init(&self.config.cache.path, &devices, &self.args.asked()?)?;
-        let next = "`systemctl start psi-secrets.service`, then `psi-setup` fills it";
-        Ok(self.made(key, &made, next))
+        let fills = self.fills();
+        let next = format!("`systemctl start psi-secrets.service`, then {fills}");
+        Ok(self.made(key, &made, &next))
     }
 
     /// Has psi-serve make it, with the key or the device that it has.
@@ -190,10 +191,10 @@ impl Job<'_> {
                 let end = self.check_sealed_key().map(|()| 0);
                 Ok(Outcome {
                     end,
-                    ..self.made(Some(key), &made, "`psi-setup` fills it")
+                    ..self.made(Some(key), &made, &self.fills())
                 })
             }
-            Some(made) => Ok(self.made(None, &made, "`psi-setup` fills it")),
+            Some(made) => Ok(self.made(None, &made, &self.fills())),
             None => self.leave_to_psi_serve("psi-serve has no key yet", &self.restart()),
         }
     }
@@ -217,10 +218,15 @@ impl Job<'_> {
         let mut lines = vec![key, format!("there is no {path} yet: {why}")];
         lines.extend(self.key.delivery());
         lines.push(format!(
-            "next: {} delivers the key; the first `psi-setup` makes the cache",
-            self.restart()
+            "next: {} delivers the key; then {} makes the cache",
+            self.restart(),
+            setup::command(self.config)
         ));
         Ok(Outcome::done(lines.join("\n") + "\n"))
+    }
+
+    fn fills(&self) -> String {
+        format!("{} fills it", setup::command(self.config))
     }
 
     /// It is done, so nothing here may fail.

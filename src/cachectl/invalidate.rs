@@ -8,6 +8,7 @@ use crate::mapping::Store;
 use crate::podman::Podman;
 use crate::protector::Credential;
 use crate::secret::{SecretId, SecretName, quote_name};
+use crate::setup;
 use crate::wire::Invalidate;
 
 /// For `--help` and the man page, see [`crate::cli::manual`].
@@ -40,7 +41,8 @@ pub async fn invalidate(config: &Config, credential: Credential, args: &Args) ->
     let name = quote_name(&args.name);
     Ok(Outcome::done(match job.drop_value(&args.name).await? {
         true => format!(
-            "dropped the value of {name}\nnext: the next lookup asks its provider; `psi-setup` stores it again\n"
+            "dropped the value of {name}\nnext: the next lookup asks its provider; {} stores it again\n",
+            setup::command(config)
         ),
         false => format!("the cache has no value of {name}: nothing was dropped\n"),
     }))

@@ -8,8 +8,8 @@ use crate::error::{Error, Kind, Result};
 use crate::mapping::{Mapping, ProviderName};
 use crate::protector::Credential;
 use crate::secret::{LocalName, SecretValue};
-use crate::stdin;
 use crate::wire::{PutLocal, RemovedLocal};
+use crate::{setup, stdin};
 
 /// For `--help` and the man page, see [`crate::cli::manual`].
 pub const PUT_MANUAL: &str = "\
@@ -108,9 +108,13 @@ fn put_in_words(config: &Config, name: &LocalName, put: &PutLocal) -> String {
         return format!("the local value {name} is the one that was there already\n");
     }
     let next = match workloads_with(config, name).as_slice() {
-        [] => "list it in a workload with `provider: local`, then `psi-setup`".to_owned(),
+        [] => format!(
+            "list it in a workload with `provider: local`, then {}",
+            setup::command(config)
+        ),
         workloads => format!(
-            "`psi-setup` registers it for {} where it is not yet; containers get it when they start",
+            "{} registers it for {} where it is not yet; containers get it when they start",
+            setup::command(config),
             workloads.join(", ")
         ),
     };
@@ -130,7 +134,8 @@ pub async fn rm(config: &Config, credential: Credential, args: &RmArgs) -> Resul
     if !workloads.is_empty() && !args.force {
         let what = format!("the local value {name} is listed by {workloads}");
         return Err(Error::new(Kind::Refused, what).hint(format!(
-            "take it out of config.yaml and run `psi-setup` first; `psi-cachectl rm --force {name}` removes its only copy now"
+            "take it out of config.yaml and {} first; `psi-cachectl rm --force {name}` removes its only copy now",
+            setup::command(config)
         )));
     }
     let removed = match owner::find(config).await? {

@@ -212,10 +212,12 @@ fn next(config: &Config, args: &Args) -> String {
     match workloads.as_slice() {
         [] if args.register => "next: containers get it when they start\n".to_owned(),
         [] => format!(
-            "next: list it in a workload with `provider: nitrokeyhsm`, `secrets: [{{key: {name}}}]`, then `psi-setup`\n"
+            "next: list it in a workload with `provider: nitrokeyhsm`, `secrets: [{{key: {name}}}]`, then {}\n",
+            setup::command(config)
         ),
         _ => format!(
-            "next: `psi-setup` registers it for {}; containers get it when they start\n",
+            "next: {} registers it for {}; containers get it when they start\n",
+            setup::command(config),
             workloads.join(", ")
         ),
     }

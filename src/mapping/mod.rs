@@ -193,7 +193,7 @@ fn write_canonical_string(out: &mut Vec<u8>, text: &str) {
 fn not_a_mapping(why: impl std::fmt::Display) -> Error {
     Error::new(Kind::Damaged, format!("not a mapping: {why}")).hint(
         "a mapping is a JSON object of strings with a `provider`; \
-         `psi-setup` writes it anew when the secret is registered again",
+         `systemctl restart 'psi-*-setup.service'` writes it anew when the secret is registered again",
     )
 }
 

@@ -230,7 +230,7 @@ impl Store {
         let error = Error::new(Kind::Damaged, format!("{}: {why}", file.display()));
         if SecretId::parse(name.as_str()).is_ok() {
             return error
-                .hint("remove the file and run `psi-setup`: it registers the secret again");
+                .hint("remove the file and `systemctl restart 'psi-*-setup.service'`: it registers the secret again");
         }
         // What was sealed for a token under a name is nowhere else.
         error.hint(format!(
@@ -337,7 +337,12 @@ mod tests {
         }
         std::fs::write(dir.path().join(ID), b"[]").unwrap();
         let error = store.get(&name(ID)).unwrap_err();
-        assert!(error.next_step().unwrap().contains("`psi-setup`"));
+        assert!(
+            error
+                .next_step()
+                .unwrap()
+                .contains("`systemctl restart 'psi-*-setup.service'`")
+        );
         std::fs::remove_file(dir.path().join(ID)).unwrap();
         std::fs::write(dir.path().join("cache.enc"), b"PSIC").unwrap();
         std::fs::create_dir(dir.path().join("directory")).unwrap();

@@ -428,7 +428,7 @@ fn half_replaced(name: &str, error: Error) -> Error {
     )
     .because(error)
     .hint(format!(
-        "{hint}; then `psi-setup` registers what is missing"
+        "{hint}; then `systemctl restart 'psi-*-setup.service'` registers what is missing"
     ))
 }
 

@@ -73,12 +73,12 @@ fn unusable(why: &str) -> Error {
         Kind::Damaged,
         format!("the mapping holds nothing that was sealed for a token: {why}"),
     )
-    .hint("`psi-hsm store NAME` stores the value anew, `psi-setup` registers it")
+    .hint("`psi-hsm store NAME` stores the value anew, `systemctl restart psi-nitrokeyhsm-setup.service` registers it")
 }
 
 fn not_a_key() -> Error {
     Error::new(Kind::Damaged, "what the token has decrypted is no AES key")
-        .hint("`psi-hsm store NAME` stores the value anew, `psi-setup` registers it")
+        .hint("`psi-hsm store NAME` stores the value anew, `systemctl restart psi-nitrokeyhsm-setup.service` registers it")
 }
 
 impl Provider for NitrokeyHsm {

@@ -106,7 +106,7 @@ fn too_slow(name: ProviderName, timeout: Duration) -> Error {
         Kind::Unreachable,
         format!("provider {name} gave no answer within {timeout:?}"),
     )
-    .hint("try again when it is up; `psi-setup` fetches all values into the cache, so that lookups need no provider")
+    .hint("try again when it is up; `systemctl restart 'psi-*-setup.service'` fetches all values into the cache, so that lookups need no provider")
 }
 
 #[cfg(test)]

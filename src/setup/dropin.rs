@@ -72,7 +72,7 @@ fn secret_name(line: &str) -> Option<&str> {
 /// # Errors
 /// [`Kind::Io`] naming the file.
 pub fn read(path: &Path) -> Result<Option<String>> {
-    const NEXT: &str = "move it away, then `psi-setup`";
+    const NEXT: &str = "move it away, then `systemctl restart 'psi-*-setup.service'`";
     let failed = |e| Error::io(format!("cannot read {}", path.display()), e).hint(NEXT);
     match fs::metadata(path) {
         Ok(meta) if meta.len() > MAX_FILE => {

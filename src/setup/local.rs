@@ -95,7 +95,10 @@ fn closed(workload: &str, keys: &[&KeyRef], why: &Trouble) -> Error {
 
 fn not_put(workload: &str, keys: &[&KeyRef]) -> Error {
     let what = format!("there is no value for {}", names(workload, keys));
-    Error::new(Kind::NotFound, what).hint(format!("{}, then `psi-setup`", commands(keys)))
+    Error::new(Kind::NotFound, what).hint(format!(
+        "{}, then `systemctl restart psi-local-setup.service`",
+        commands(keys)
+    ))
 }
 
 fn cannot_be_variables(workload: &str, keys: &[&KeyRef]) -> Error {
@@ -104,7 +107,7 @@ fn cannot_be_variables(workload: &str, keys: &[&KeyRef]) -> Error {
         names(workload, keys)
     );
     Error::new(Kind::Refused, what).hint(format!(
-        "put a smaller value, or its base64: {}, then `psi-setup`",
+        "put a smaller value, or its base64: {}, then `systemctl restart psi-local-setup.service`",
         commands(keys)
     ))
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::info;
 
 use crate::client::Client;
-use crate::config::{Config, Workload};
+use crate::config::{Config, Scope, Workload};
 use crate::error::{Error, Kind, Result};
 use crate::lock::Lock;
 use crate::mapping::{Mapping, ProviderName};
@@ -200,6 +200,30 @@ fn lock(config: &Config) -> Result<Lock> {
         ),
         _ => e,
     })
+}
+
+/// The command that runs psi-setup again, in either mode: a host of containers has no such program, but its
+/// units.
+pub fn command(config: &Config) -> String {
+    let providers = &config.providers;
+    let units = [
+        (providers.infisical.is_some(), "psi-infisical-setup.service"),
+        (
+            providers.nitrokeyhsm.is_some(),
+            "psi-nitrokeyhsm-setup.service",
+        ),
+        (providers.local, "psi-local-setup.service"),
+    ];
+    let units = units.iter().filter(|(is_configured, _)| *is_configured);
+    let mut units: Vec<&str> = units.map(|(_, unit)| *unit).collect();
+    if units.is_empty() {
+        units.push("'psi-*-setup.service'");
+    }
+    let user = match config.scope {
+        Scope::System => "",
+        Scope::User => "--user ",
+    };
+    format!("`systemctl {user}restart {}`", units.join(" "))
 }
 
 /// The labels of a secret that no workload lists: who has its value, and what tells it from others.

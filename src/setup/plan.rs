@@ -263,7 +263,7 @@ fn foreign(secret: &Secret) -> Error {
         format!("Podman has a secret {name} that PSI did not make"),
     )
     .hint(format!(
-        "rename it, or `podman secret rm {name}` if nothing else uses it, then `psi-setup`"
+        "rename it, or `podman secret rm {name}` if nothing else uses it, then `systemctl restart 'psi-*-setup.service'`"
     ))
 }
 

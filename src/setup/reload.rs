@@ -31,7 +31,7 @@ impl PendingReload {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                 let what = format!("cannot write {}", self.0.display());
                 Err(Error::io(what, e).hint(
-                    "no drop-in was written; see `df` and `mount` for a full or read-only disk, then `psi-setup`",
+                    "no drop-in was written; see `df` and `mount` for a full or read-only disk, then `systemctl restart 'psi-*-setup.service'`",
                 ))
             }
             _ => Ok(()),

@@ -167,5 +167,7 @@ fn not_stored(workload: &str, missing: &[&KeyRef]) -> Error {
         names.collect::<Vec<_>>().join(", ")
     );
     let commands = commands.collect::<Vec<_>>().join(", ");
-    Error::new(Kind::NotFound, what).hint(format!("{commands}, then `psi-setup`"))
+    Error::new(Kind::NotFound, what).hint(format!(
+        "{commands}, then `systemctl restart psi-nitrokeyhsm-setup.service`"
+    ))
 }

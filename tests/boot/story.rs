@@ -208,7 +208,7 @@ pub fn the_journal_says_what_to_do_about_a_failed_lookup(machine: &mut Machine) 
     let said = machine.run("journalctl --sync && journalctl -x -u psi-secrets");
     for part in [
         &format!("psi-serve has no file /var/lib/psi/ID for the id {id}:"),
-        "What to do: `psi-setup` registers what is missing.",
+        "What to do: `systemctl restart 'psi-*-setup.service'` registers what is missing.",
     ] {
         assert!(said.contains(part), "{said}");
     }

@@ -27,7 +27,11 @@ fn a_value_is_sealed_without_a_login_and_lies_nowhere_in_clear() {
     let m = ready();
     m.run_with(&["store", "db-password"], CANARY.as_bytes())
         .ended(0)
-        .says(&["stored db-password", "provider: nitrokeyhsm", "psi-setup"])
+        .says(&[
+            "stored db-password",
+            "provider: nitrokeyhsm",
+            "psi-nitrokeyhsm-setup.service",
+        ])
         .never_says(CANARY);
     assert_eq!(m.module.calls("C_Login"), 0);
     let file = m.host.state_dir().join("db-password");
@@ -196,7 +200,7 @@ fn what_a_workload_lists_is_registered_by_psi_setup() {
     let _serve = m.serve();
     m.run_with(&["store", "db"], CANARY.as_bytes())
         .ended(0)
-        .says(&["`psi-setup` registers it for app"]);
+        .says(&["`systemctl restart psi-nitrokeyhsm-setup.service` registers it for app"]);
     Done::of(m.host.command(SETUP).output().unwrap())
         .ended(0)
         .never_says(CANARY);

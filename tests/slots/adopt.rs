@@ -204,7 +204,7 @@ fn a_key_that_was_sealed_to_another_boot_says_so() {
         &[
             "systemd-creds could not open",
             "boot chain (PCR 7)",
-            "`psi-setup` fetches",
+            "`systemctl restart 'psi-*-setup.service'` fetches",
         ],
     );
     m.tpm.restart();

@@ -381,7 +381,7 @@ fn what_to_do_depends_on_what_else_might_open_the_cache() {
     let denied = next(&[device(CREDENTIAL, 9), device(TPM2, 9)]);
     assert!(denied.contains("init --backend tpm --force"), "{denied}");
     assert!(
-        denied.contains("`psi-setup` fetches the values again"),
+        denied.contains("`systemctl restart 'psi-*-setup.service'` fetches the values again"),
         "{denied}"
     );
     let away = next(&[device(CREDENTIAL, 9), device(TPM2, None)]);

@@ -121,7 +121,7 @@ fn nothing_to_find(path: &Path) -> Error {
     );
     Error::new(Kind::Refused, what).hint(
         "nothing was changed; `psi-cachectl init --backend tpm --force` puts it aside and starts anew, \
-         `psi-setup` fills that",
+         `systemctl restart 'psi-*-setup.service'` fills that",
     )
 }
 

@@ -146,7 +146,7 @@ pub fn sort(at: &str, status: u16, wait: Option<Duration>, body: &[u8]) -> Failu
         ),
         (404, Some(_)) => Failure::Final(
             error(Kind::NotFound, "not found")
-                .hint("compare project, environment, folder and name with what Infisical has; then run `psi-setup`"),
+                .hint("compare project, environment, folder and name with what Infisical has; then `systemctl restart psi-infisical-setup.service`"),
         ),
         _ => Failure::Final(not_infisical(error(Kind::BadAnswer, "not an answer of Infisical"))),
     }

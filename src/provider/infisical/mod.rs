@@ -264,8 +264,9 @@ fn warn_of_doubtful(source: &Source, discovered: &[Discovered]) {
 fn out_of_time(cause: Option<Error>) -> Error {
     match cause {
         Some(error) => error.during("no success in the time there was"),
-        None => Error::new(Kind::Unreachable, "no answer in the time there was")
-            .hint("see whether Infisical is up, then run `psi-setup`"),
+        None => Error::new(Kind::Unreachable, "no answer in the time there was").hint(
+            "see whether Infisical is up, then `systemctl restart psi-infisical-setup.service`",
+        ),
     }
 }
 
@@ -278,7 +279,7 @@ fn field<'a>(mapping: &'a Mapping, name: &str) -> Result<&'a str> {
 
 fn damaged(why: &str) -> Error {
     Error::new(Kind::Damaged, format!("the mapping can't be used: {why}"))
-        .hint("run `psi-setup`, which writes mappings anew")
+        .hint("`systemctl restart psi-infisical-setup.service`, which writes mappings anew")
 }
 
 /// Once its version is known, the router's 404 is about the name: it takes 100 characters.
@@ -292,7 +293,7 @@ fn not_found_by_name(failure: Failure) -> Error {
 fn not_by_name() -> Error {
     let what = "Infisical can't be asked for a secret of that name";
     Error::new(Kind::NotFound, what).hint(
-        "run `psi-setup`, which lists it with its folder; names over 100 characters can only be listed",
+        "`systemctl restart psi-infisical-setup.service`, which lists it with its folder; names over 100 characters can only be listed",
     )
 }
 

@@ -154,7 +154,7 @@ impl Refusal {
                 StatusCode::NOT_FOUND,
                 "no_mapping",
                 &format!("no secret is registered as {}", quote_name(name)),
-                "`psi-setup` registers what is missing; `podman secret ls` shows what Podman knows",
+                "`systemctl restart 'psi-*-setup.service'` registers what is missing; `podman secret ls` shows what Podman knows",
             ),
             Missing::Unusable(error) if error.kind() == Kind::Damaged => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "corrupt_mapping", error)
@@ -170,7 +170,7 @@ impl Refusal {
             Missing::Provider(error) => {
                 let mut refusal = Self::new(StatusCode::BAD_GATEWAY, "provider_failed", error);
                 refusal.hint.get_or_insert_with(|| {
-                    "the cache does not have this value: `psi-setup` fetches it once the provider answers".to_owned()
+                    "the cache does not have this value: `systemctl restart 'psi-*-setup.service'` fetches it once the provider answers".to_owned()
                 });
                 refusal
             }
