@@ -404,6 +404,11 @@ fn a_value_of_the_wrong_type_is_named_with_what_it_must_be() {
             "allowed_uids must be a list",
         ),
         (
+            "allowed_uids: [1000, 65534]",
+            "1:22",
+            "allowed_uids has 65534, which stands for every user that psi-serve has no number for",
+        ),
+        (
             "providers: {nitrokeyhsm: {slot: canary-7c41}}",
             "1:33",
             "providers.nitrokeyhsm.slot must be a whole number",
@@ -1026,6 +1031,8 @@ fn what_is_risky_is_accepted_with_a_warning() {
             .join("\n")
     };
     assert_eq!(warnings(""), "");
+    assert_eq!(warnings("allowed_uids: [0, 1000, 65535]"), "");
+    assert!(warnings("allowed_uids: [65536]").contains("Other callers"));
     assert!(
         warnings("providers: {infisical: {verify_ssl: false}}").contains("verify_ssl is false")
     );

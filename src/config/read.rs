@@ -156,23 +156,43 @@ pub fn is_socket_token(token: &[u8]) -> bool {
     token.len() >= 8 && token.iter().all(allowed)
 }
 
+/// The user id that the kernel shows in the place of every one that a user namespace has no number for:
+/// user_namespaces(7).
+const OVERFLOW_UID: u32 = 65534;
+
+/// How many user ids `PrivateUsers=identity` keeps, from 0 on: systemd.exec(5).
+const IDENTITY_UIDS: u32 = 65536;
+
 fn allowed_uids(top: &Section<'_>) -> Result<Vec<u32>> {
     let Some((_, nodes)) = top.list("allowed_uids")? else {
         return Ok(Vec::new());
     };
-    nodes
-        .iter()
-        .map(|node| {
-            match node.value {
-                Value::Integer(n) => u32::try_from(n).ok(),
-                _ => None,
+    nodes.iter().map(|node| allowed_uid(top, node)).collect()
+}
+
+fn allowed_uid(top: &Section<'_>, node: &Node) -> Result<u32> {
+    let uid = match node.value {
+        Value::Integer(n) => u32::try_from(n).ok(),
+        _ => None,
+    };
+    match uid {
+        None => Err(top
+            .file
+            .error(node.at, "allowed_uids must list user ids, as numbers")),
+        Some(OVERFLOW_UID) => Err(top.file.error(
+            node.at,
+            "allowed_uids has 65534, which stands for every user that psi-serve has no number for: all of them could look up",
+        )),
+        Some(uid) => {
+            if uid >= IDENTITY_UIDS {
+                top.file.warn(
+                    node.at,
+                    "allowed_uids has a user id above 65535, which psi-serve's sandbox hides: see \"Other callers\" in docs/configuration.md for the drop-in that shows it",
+                );
             }
-            .ok_or_else(|| {
-                top.file
-                    .error(node.at, "allowed_uids must list user ids, as numbers")
-            })
-        })
-        .collect()
+            Ok(uid)
+        }
+    }
 }
 
 fn providers(top: &Section<'_>, state_dir: &Path, environment: &Environment) -> Result<Providers> {

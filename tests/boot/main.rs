@@ -7,6 +7,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod callers;
 mod cold_boot;
 mod container;
 mod image;
@@ -44,6 +45,7 @@ fn a_machine_is_set_up_and_lives_through_what_may_come() {
         story::a_reboot_in_an_outage_starts_the_workload_from_the_cache,
         story::a_stopped_service_leaves_a_socket_that_works,
         story::a_reload_keeps_serving_even_if_the_new_configuration_is_wrong,
+        callers::a_listed_user_looks_up_once_the_socket_lets_the_group_in,
         story::a_new_socket_token_fails_no_lookup,
         story::the_journal_says_what_to_do_about_a_failed_lookup,
         story::a_hundred_kills_stop_neither_the_socket_nor_a_lookup,

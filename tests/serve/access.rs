@@ -9,7 +9,8 @@ use rustix::process::Signal;
 
 use crate::fixture::{Host, Serve, id, mapping};
 
-const NOBODY: u32 = 65534;
+/// Nobody's on any machine; 65534 can't be listed.
+const NOBODY: u32 = 65533;
 
 fn with_token(serve: &Serve, path: &str, token: &str) -> u16 {
     let header = format!("Authorization: {token}\r\n");
