@@ -58,7 +58,7 @@ pub fn run(args: &Args, common: &CommonArgs, options: &Options) -> Result<u8> {
         return Ok(0);
     }
     work.write(File::text(work.layout.driver_conf.clone(), text))?;
-    if work.has_changed {
+    if work.has_changed() {
         let restart = work.host.systemctl(&["try-restart", "podman.service"]);
         work.say(
             "next",

@@ -98,9 +98,23 @@ impl Host {
 
     /// Whether its systemd has such a unit; also if nobody can say.
     pub fn has_unit(self, name: &str) -> bool {
-        let show = self.systemctl(&["show", "--property=LoadState", "--value", name]);
-        let state = self.output(&show).map(|output| output.stdout);
-        !state.is_ok_and(|state| state.trim_ascii() == b"not-found")
+        self.property(name, "LoadState").as_deref() != Some("not-found")
+    }
+
+    /// Whether that unit runs, or waits for what it is about.
+    pub fn is_active(self, name: &str) -> bool {
+        let state = self.property(name, "ActiveState");
+        state.is_some_and(|state| ["active", "activating", "reloading"].contains(&state.as_str()))
+    }
+
+    fn property(self, unit: &str, name: &str) -> Option<String> {
+        let property = format!("--property={name}");
+        let output = self.output(&self.systemctl(&["show", "--value", &property, unit]));
+        Some(
+            String::from_utf8_lossy(&output.ok()?.stdout)
+                .trim()
+                .to_owned(),
+        )
     }
 
     /// The version of its systemd, if it says so.

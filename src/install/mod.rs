@@ -14,6 +14,7 @@ mod driver_conf;
 mod host;
 mod manifest;
 mod others;
+mod paths;
 mod plan;
 mod requirements;
 mod selection;

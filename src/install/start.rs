@@ -10,6 +10,19 @@ use crate::install::work::Work;
 /// The one that the shipped quadlets name.
 const IMAGE: &str = "localhost/psi:1";
 
+/// Units that stay as they were started, and the files that say what they are. A setup unit ends; the next boot or
+/// refresh is by its new files.
+const LASTING: [(&str, &[&str]); 2] = [
+    (
+        "psi-secrets.service",
+        &["psi-secrets.service", "psi-secrets.container"],
+    ),
+    (
+        "psi-infisical-refresh.timer",
+        &["psi-infisical-refresh.timer"],
+    ),
+];
+
 /// psi-serve's units first, then the cache, then the others.
 ///
 /// # Errors
@@ -26,7 +39,9 @@ pub fn start_or_say_how(work: &Work, target: &Target<'_>, enable: bool) -> Resul
     }
     let has_no_cache = target.backend().is_some() && !target.config.cache.path.exists();
     let [serve, others] = target.units();
+    let outdated = outdated(work);
     start(work, &serve, enable)?;
+    restart(work, &outdated, enable)?;
     if let Some(init) = init(target).filter(|_| has_no_cache && !enable) {
         work.say("next", &init)?;
     }
@@ -79,6 +94,29 @@ fn pcscd(target: &Target<'_>) -> Vec<String> {
         "systemctl daemon-reload".to_owned(),
         "systemctl start pcscd.service".to_owned(),
     ]
+}
+
+/// What goes on running as its files were before: to start it does nothing then.
+fn outdated(work: &Work) -> Vec<&'static str> {
+    let runs = |unit: &str| work.host.is_up && work.host.is_active(unit);
+    let changed = LASTING
+        .iter()
+        .filter(|(_, files)| work.has_changed_unit(files));
+    changed
+        .map(|(unit, _)| *unit)
+        .filter(|unit| runs(unit))
+        .collect()
+}
+
+fn restart(work: &Work, units: &[&str], enable: bool) -> Result<()> {
+    if units.is_empty() {
+        return Ok(());
+    }
+    let restart = work.host.systemctl(&[&["restart"], units].concat());
+    match enable {
+        true => work.command(&restart),
+        false => work.say("next", &restart.join(" ")),
+    }
 }
 
 /// Units that have files are enabled; those that quadlet makes can't be, and need not.

@@ -82,25 +82,37 @@ fn is_absent(error: &io::Error) -> bool {
 /// Where `make install` and packages put what an administrator's file in /etc takes the place of.
 const PACKAGED: [&str; 2] = ["/usr/lib", "/usr/local/lib"];
 
-/// Whether the very same is there already as a packaged file, which needs no copy of ours.
-pub fn is_packaged(file: &File) -> bool {
-    let below = |directory: &str| file.path.strip_prefix(directory).ok();
-    let Some(path) = below("/etc").or_else(|| below("/usr/local/lib")) else {
+/// Whether the very same is there already as a packaged file, which needs no copy of ours in these `units` or
+/// elsewhere.
+pub fn is_packaged(file: &File, units: &Path, scope: Scope) -> bool {
+    let below = |directory: &str| file.path.strip_prefix(directory).ok().map(Path::to_owned);
+    let unit = file.path.strip_prefix(units).ok();
+    let unit = unit.map(|unit| Path::new(units_of(scope)).join(unit));
+    let Some(path) = unit
+        .or_else(|| below("/etc"))
+        .or_else(|| below("/usr/local/lib"))
+    else {
         return false;
     };
-    let places = PACKAGED.map(|directory| Path::new(directory).join(path));
+    let places = PACKAGED.map(|directory| Path::new(directory).join(&path));
     let others = places.iter().filter(|place| **place != file.path);
     let is_same = |place| fs::read(place).is_ok_and(|content| content == *file.content);
     others.into_iter().any(is_same)
 }
 
-/// Where packages have their units.
-pub fn packaged_directories(scope: Scope) -> impl Iterator<Item = PathBuf> {
-    let kind = match scope {
+/// Where units are below a directory of libraries.
+fn units_of(scope: Scope) -> &'static str {
+    match scope {
         Scope::System => "systemd/system",
         Scope::User => "systemd/user",
-    };
-    PACKAGED.iter().map(move |lib| Path::new(lib).join(kind))
+    }
+}
+
+/// Where packages have their units.
+pub fn packaged_directories(scope: Scope) -> impl Iterator<Item = PathBuf> {
+    PACKAGED
+        .iter()
+        .map(move |lib| Path::new(lib).join(units_of(scope)))
 }
 
 /// All that a directory has; nothing if it can't be read.
@@ -166,7 +178,7 @@ pub fn remove(path: &Path) -> Result<()> {
 }
 
 /// `psi-secrets.service.d`, and the like.
-fn is_drop_in_directory(path: &Path) -> bool {
+pub fn is_drop_in_directory(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.starts_with("psi-") && name.ends_with(".d")
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cli::{self, CommonArgs};
 use crate::config::{Config, Scope};
@@ -13,12 +13,16 @@ use crate::install::{Options, stop, tree, units};
 use crate::podman::{Podman, Secret};
 use crate::setup::dropin;
 
+/// Where quadlets are if no configuration says so.
+const QUADLETS: &str = "/etc/containers/systemd";
+
 pub const MANUAL: &str = "\
 Examples:
   psi-install uninstall --dry-run
       What would go.
   psi-install uninstall
-      Containers with secrets of PSI's do not start any more; `psi-install units` brings them back.
+      Containers with secrets of PSI's do not start any more, and `podman exec` and the health checks of those
+      that run fail; `psi-install units` brings them back.
   psi-install uninstall --purge-state
       Podman's secrets and the cache go as well: local values are nowhere else.
 ";
@@ -40,14 +44,56 @@ pub fn run(args: &Args, common: &CommonArgs, options: &Options) -> Result<u8> {
         purge_drop_ins(&work, &config)?;
         remove_units(&mut work)?;
         purge_state(&work, &config)?;
+        say_what_pcscd_has(&work, Some(&config))?;
     } else {
         remove_units(&mut work)?;
-        work.say(
-            "stays",
-            "/etc/psi, /var/lib/psi, sealed credentials, Podman's secrets and their drop-ins",
-        )?;
+        // It is of no use to refuse, whatever is wrong with it.
+        let config = cli::load_config(common).ok();
+        say_what_stays(&work, config.as_ref())?;
+        say_what_pcscd_has(&work, config.as_ref())?;
     }
     work.end()
+}
+
+fn say_what_stays(work: &Work, config: Option<&Config>) -> Result<()> {
+    let configuration = work
+        .layout
+        .manifest
+        .parent()
+        .unwrap_or(Path::new(tree::HERE));
+    let mut directories = vec![configuration.display().to_string()];
+    if let Some(config) = config {
+        directories.push(config.state_dir.display().to_string());
+        directories.extend(cache_elsewhere(config).map(|path| path.display().to_string()));
+    }
+    let directories = directories.join(", ");
+    work.say(
+        "stays",
+        &format!("{directories}, sealed credentials, Podman's secrets and their drop-ins"),
+    )
+}
+
+/// `psi-hsm setup-pcscd` has written it, and anything may use its pcscd.
+fn say_what_pcscd_has(work: &Work, config: Option<&Config>) -> Result<()> {
+    let quadlets = config.map_or(Path::new(QUADLETS), |config| &config.systemd_dir);
+    let container = quadlets.join("pcscd.container");
+    let Ok(text) = fs::read_to_string(&container) else {
+        return Ok(());
+    };
+    let volume = |line: &str| {
+        let (volume, _) = line.strip_prefix("Volume=")?.split_once(".volume:")?;
+        Some(volume.to_owned())
+    };
+    let Some(volume) = text.lines().find_map(volume) else {
+        return Ok(());
+    };
+    let (container, quadlets) = (container.display(), quadlets.display());
+    work.say(
+        "stays",
+        &format!(
+            "{container}, which runs on. If nothing else needs it: `systemctl stop pcscd.service; rm {container} {quadlets}/{volume}.volume; systemctl daemon-reload; podman volume rm {volume}; podman rmi localhost/psi-pcscd:latest`"
+        ),
+    )
 }
 
 fn remove_units(work: &mut Work) -> Result<()> {
@@ -57,7 +103,7 @@ fn remove_units(work: &mut Work) -> Result<()> {
     let gone: Vec<PathBuf> = removed.map(|step| step.path().clone()).collect();
     stop::stop(work, gone.iter().chain(&packaged))?;
     work.carry_out(steps)?;
-    if work.has_changed {
+    if work.has_changed() {
         if work.layout.scope == Scope::System {
             work.command_if_up(&units::UPDATE_CATALOG.map(str::to_owned))?;
         }
@@ -116,9 +162,33 @@ fn purge_drop_ins(work: &Work, config: &Config) -> Result<()> {
 
 fn purge_state(work: &Work, config: &Config) -> Result<()> {
     let directory = &config.state_dir;
-    let shown = directory.display().to_string();
+    remove(work, directory, |path| fs::remove_dir_all(path))?;
+    let Some(cache) = cache_elsewhere(config) else {
+        return Ok(());
+    };
+    // What was put aside has the cache's name, and more after it.
+    let name = cache.file_name().unwrap_or_default().to_string_lossy();
+    let directory = cache.parent().unwrap_or(Path::new(tree::HERE));
+    for path in tree::files_in(directory.to_owned()) {
+        let found = path.file_name().unwrap_or_default().to_string_lossy();
+        let rest = found.strip_prefix(&*name);
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
+            remove(work, &path, |path| fs::remove_file(path))?;
+        }
+    }
+    Ok(())
+}
+
+/// The sealed cache, if it is not in the state directory.
+fn cache_elsewhere(config: &Config) -> Option<&Path> {
+    let path = config.cache.path.as_path();
+    (!path.starts_with(&config.state_dir)).then_some(path)
+}
+
+fn remove(work: &Work, path: &Path, how: impl Fn(&Path) -> io::Result<()>) -> Result<()> {
+    let shown = path.display().to_string();
     if !work.is_dry() {
-        match fs::remove_dir_all(directory) {
+        match how(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(Error::io(format!("cannot remove {shown}"), e)
                     .hint("see `fuser -v` for who uses it, then run it again"));

@@ -11,7 +11,7 @@ use crate::install::plan::{File, Step};
 use crate::install::selection::{Target, image_file, image_in, is_image};
 use crate::install::shipped::{Mode, SYSUSERS};
 use crate::install::work::Work;
-use crate::install::{Options, others, requirements, start, stop, tree};
+use crate::install::{Options, others, paths, requirements, start, stop, tree};
 
 /// Where programs are that somebody has installed.
 const PROGRAMS: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
@@ -87,9 +87,10 @@ pub fn run(args: &Args, common: &CommonArgs, options: &Options) -> Result<u8> {
     if config.scope == Scope::System {
         close_config(&work, &target)?;
     }
-    if args.enable || work.has_changed || !is_enabled(&work) {
+    if args.enable || work.has_changed() || !is_enabled(&work) {
         start::start_or_say_how(&work, &target, args.enable)?;
     }
+    paths::note(&work, args.mode, &config)?;
     others::note_certificates(&work, &config)?;
     work.end()
 }
@@ -186,7 +187,7 @@ fn image(args: &Args, config: &Config) -> Option<String> {
 
 /// The accounts' numbers; they are made first if they are missing.
 fn accounts(work: &mut Work) -> Result<Option<Ids>> {
-    if !tree::is_packaged(&sysusers()) {
+    if !tree::is_packaged(&sysusers(), &work.layout.units, Scope::System) {
         work.write(sysusers())?;
     }
     if let Some(ids) = accounts::ids()? {
@@ -215,8 +216,8 @@ fn sysusers() -> File {
 /// Files away first that are no longer wanted, so that no unit is of two modes at any time.
 fn install(work: &mut Work, target: &Target<'_>) -> Result<()> {
     let elsewhere = [sysusers().path, work.layout.driver_conf.clone()];
-    let (packaged, wanted): (Vec<_>, Vec<_>) =
-        target.files().into_iter().partition(tree::is_packaged);
+    let is_packaged = |file: &File| tree::is_packaged(file, &target.units, work.layout.scope);
+    let (packaged, wanted): (Vec<_>, Vec<_>) = target.files().into_iter().partition(is_packaged);
     let mut steps = work.plan(wanted)?;
     steps.retain(|step| matches!(step, Step::Forget(_)) || !elsewhere.contains(step.path()));
     let (removals, writes): (Vec<Step>, Vec<Step>) = steps
@@ -231,7 +232,7 @@ fn install(work: &mut Work, target: &Target<'_>) -> Result<()> {
     work.carry_out(removals)?;
     work.carry_out(writes)?;
     // A package's may be newer than what systemd has read.
-    if work.has_changed || !packaged.is_empty() {
+    if work.has_changed() || !packaged.is_empty() {
         after(work)?;
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Carries out a plan, or shows it: the one place where psi-install changes anything.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cli;
 use crate::config::Environment;
@@ -16,8 +16,8 @@ pub struct Work {
     pub host: Host,
     pub manifest: Manifest,
     dry_run: bool,
-    /// Whether a file was written or removed, or would be.
-    pub has_changed: bool,
+    /// What was written or removed, or would be.
+    changed: Vec<PathBuf>,
     has_kept: bool,
     unchanged: usize,
 }
@@ -35,7 +35,7 @@ impl Work {
             manifest: tree::read_manifest(&layout.manifest)?,
             layout,
             dry_run: options.dry_run,
-            has_changed: false,
+            changed: Vec::new(),
             has_kept: false,
             unchanged: 0,
         })
@@ -44,6 +44,23 @@ impl Work {
     /// Whether nothing is to be changed.
     pub fn is_dry(&self) -> bool {
         self.dry_run
+    }
+
+    /// Whether a file was written or removed, or would be.
+    pub fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// Whether one of these units was among them, or a drop-in of one.
+    pub fn has_changed_unit(&self, units: &[&str]) -> bool {
+        let names = |path: &PathBuf| {
+            let name = |path: &Path| path.file_name()?.to_str().map(str::to_owned);
+            let directory = path.parent().and_then(name).unwrap_or_default();
+            let unit = directory.strip_suffix(".d").map(str::to_owned);
+            unit.or_else(|| name(path)).unwrap_or_default()
+        };
+        let mut changed = self.changed.iter().map(names);
+        changed.any(|name| units.contains(&name.as_str()))
     }
 
     /// What has to become of the files, if these are all that is wanted.
@@ -99,7 +116,7 @@ impl Work {
     }
 
     fn write_file(&mut self, file: &File) -> Result<()> {
-        self.has_changed = true;
+        self.changed.push(file.path.clone());
         if self.dry_run {
             return cli::print(&shown(file));
         }
@@ -109,7 +126,7 @@ impl Work {
     }
 
     fn remove_file(&mut self, path: &Path) -> Result<()> {
-        self.has_changed = true;
+        self.changed.push(path.to_owned());
         if !self.dry_run {
             tree::remove(path)?;
             self.manifest.forget(path);

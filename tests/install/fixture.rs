@@ -105,7 +105,6 @@ impl Root {
     pub fn commands(&self) -> Vec<String> {
         let noted = fs::read_to_string(self.path("commands")).unwrap_or_default();
         let _ = fs::remove_file(self.path("commands"));
-        let is_question = |line: &&str| line.ends_with(" --version") || line.contains(" show ");
         let lines = noted.lines().filter(|line| !is_question(line));
         lines.map(str::to_owned).collect()
     }
@@ -166,6 +165,11 @@ impl Root {
         let is = self.path(path).metadata().unwrap();
         (is.uid(), is.gid(), is.permissions().mode() & 0o7777)
     }
+}
+
+/// Whether a command only asks for something.
+pub fn is_question(command: &str) -> bool {
+    command.ends_with(" --version") || command.contains(" show ")
 }
 
 /// How the lines start that are no file's.

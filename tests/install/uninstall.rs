@@ -139,6 +139,35 @@ fn a_quadlet_that_systemd_has_not_read_yet_is_no_obstacle() {
     assert!(!root.has("/etc/containers/systemd/psi-local-setup.container"));
 }
 
+#[test]
+fn a_pcscd_that_runs_on_is_named_with_what_removes_it() {
+    let hsm = "providers: {nitrokeyhsm: {pcscd_volume: readers}}\n";
+    let root = Root::booted(hsm);
+    let container = "/etc/containers/systemd/pcscd.container";
+    root.install(&["uninstall"]).ended(0).never_says("pcscd");
+    let shipped = include_str!("../../quadlets/pcscd.container");
+    root.write(container, &shipped.replace("pcscd-socket", "readers"));
+    let words = [
+        container,
+        "`systemctl stop pcscd.service; rm /etc/containers/systemd/pcscd.container /etc/containers/systemd/readers.volume;",
+        "podman volume rm readers",
+    ];
+    root.install(&["uninstall"]).ended(0).says(&words);
+    root.write("etc/psi/config.yaml", "{");
+    root.install(&["uninstall"]).ended(0).says(&words);
+    assert!(root.has(container));
+}
+
+#[test]
+fn what_stays_is_named_where_it_is() {
+    let root = Root::new(
+        "state_dir: /srv/psi\nproviders: {local: {}}\ncache: {path: /srv/sealed/cache.enc}\n",
+    );
+    root.install(&["uninstall"])
+        .ended(0)
+        .says(&["stays    /etc/psi, /srv/psi, /srv/sealed/cache.enc, "]);
+}
+
 /// Podman's secrets of two drivers, of which one is the machine's.
 fn register(podman: &Podman, driver: &Path, names: &[&str]) {
     let payload = podman.dir().join("payload");
@@ -169,11 +198,14 @@ fn a_purge_leaves_nothing_but_what_is_somebody_elses() {
     // The same socket, within the root directory.
     fs::hard_link(podman.socket(), root.path("run/podman.sock")).unwrap();
     let paths = format!(
-        "driver_path: {}\npodman_socket: /run/podman.sock\n",
+        "driver_path: {}\npodman_socket: /run/podman.sock\ncache: {{path: /srv/cache.enc}}\n",
         ours.display()
     );
     root.write("etc/psi/config.yaml", &format!("{paths}{INFISICAL}"));
-    root.write("var/lib/psi/cache.enc", "sealed");
+    root.write("var/lib/psi/mapping", "{}");
+    for file in ["cache.enc", "cache.enc.v1", "cache.enc-notes"] {
+        root.write(&format!("srv/{file}"), "sealed");
+    }
     let quadlets = "/etc/containers/systemd";
     let drop_in = |name: &str| format!("{quadlets}/{name}.container.d/50-secrets.conf");
     root.write(
@@ -185,12 +217,18 @@ fn a_purge_leaves_nothing_but_what_is_somebody_elses() {
     let dry_run = root
         .install(&["uninstall", "--purge-state", "--dry-run"])
         .ended(0);
-    dry_run.says(&["# remove Podman's secret myapp--A", "# remove /var/lib/psi"]);
+    dry_run.says(&[
+        "# remove Podman's secret myapp--A",
+        "# remove /var/lib/psi",
+        "# remove /srv/cache.enc\n",
+    ]);
     assert_eq!(registered(&podman).lines().count(), 3);
 
     root.install(&["uninstall", "--purge-state"]).ended(0);
     assert_eq!(registered(&podman), "other\n");
     assert!(!root.has(&drop_in("myapp")));
     assert!(!root.has("var/lib/psi"));
+    assert!(!root.has("srv/cache.enc") && !root.has("srv/cache.enc.v1"));
+    assert!(root.has("srv/cache.enc-notes"));
     assert!(root.has(&drop_in("another")));
 }

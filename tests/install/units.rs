@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::fixture::{GID, INFISICAL, READING, Root, STARTING_CONTAINERS, TSS, UID, shown};
+use crate::fixture::{GID, INFISICAL, READING, Root, TSS, UID, shown};
 
 const LOCAL: &str = "providers: {local: {}}\n";
 const HSM: &str = "providers: {nitrokeyhsm: {}}\n";
@@ -402,51 +402,4 @@ fn a_system_that_does_not_run_is_enabled_for_its_next_boot() {
         "systemctl enable psi-local-setup.service",
     ];
     assert_eq!(root.commands(), expected);
-}
-
-#[test]
-fn a_change_of_the_mode_takes_the_other_modes_units_away() {
-    let root = Root::booted(LOCAL_DRIVER);
-    root.write("usr/local/bin/psi-secret", "");
-    root.install(&["units", "--mode", "native"]).ended(0);
-    let tree = root.tree();
-    let refused = root.install(&CONTAINER[..5]).ended(1);
-    refused.says(&["the units of --mode native", "`--enable`"]);
-    assert_eq!(root.tree(), tree);
-    root.commands();
-
-    // An administrator's; it would be kept, and that would be told.
-    std::fs::remove_file(root.path("usr/local/bin/psi-secret")).unwrap();
-    root.install(&[&CONTAINER[..5], &["--enable"]].concat())
-        .ended(0);
-    assert!(!root.has("/etc/systemd/system/psi-secrets.service"));
-    assert!(root.has("/etc/systemd/system/psi-secrets.socket"));
-    let stopped = "systemctl disable --now psi-local-setup.service psi-secrets.service";
-    let expected = [&[stopped], &READING[..], &STARTING_CONTAINERS].concat();
-    assert_eq!(root.commands(), expected);
-
-    root.install(&["units", "--mode", "native", "--enable"])
-        .ended(0);
-    assert!(!root.has("/etc/containers/systemd/psi-secrets.container"));
-    assert!(!root.has("/etc/containers/systemd/psi-secrets.container.d"));
-    let stopped = "systemctl stop psi-local-setup.service psi-secrets.service";
-    assert_eq!(root.commands()[0], stopped);
-}
-
-#[test]
-fn a_packages_service_is_stopped_before_a_container_takes_its_place() {
-    let root = Root::booted(LOCAL_DRIVER);
-    let service = "usr/lib/systemd/system/psi-secrets.service";
-    root.write(service, "[Service]\n");
-    let wants = root.path("etc/systemd/system/multi-user.target.wants");
-    std::fs::create_dir_all(&wants).unwrap();
-    let link = wants.join("psi-secrets.service");
-    std::os::unix::fs::symlink(format!("/{service}"), link).unwrap();
-    root.install(&CONTAINER[..5]).ended(1).says(&["`--enable`"]);
-    assert_eq!(root.commands(), [""; 0]);
-    root.install(&[&CONTAINER[..5], &["--enable"]].concat())
-        .ended(0);
-    let commands = root.commands();
-    assert_eq!(commands[0], "systemctl disable --now psi-secrets.service");
-    assert!(commands.contains(&"systemctl start psi-secrets.service".to_owned()));
 }

@@ -133,3 +133,18 @@ fn the_example_workload_does_not_start_before_it_has_its_variables() {
     );
     Installed::new().run(&script).ended(0);
 }
+
+/// docs/units.md, "Quadlets": the generator runs before a module has made the device.
+#[test]
+fn a_tpm_that_comes_late_is_given_if_a_drop_in_says_that_it_comes() {
+    let page = include_str!("../../docs/units.md");
+    let (_, drop_in) = page
+        .split_once("psi-secrets.container.d/20-tpm.conf\n")
+        .unwrap();
+    let drop_in = drop_in.split("```").next().unwrap();
+    let write = format!(
+        "cat >/etc/containers/systemd/psi-secrets.container.d/20-tpm.conf <<'END'\n{drop_in}END"
+    );
+    let run = arguments(&dry_run(&write).stdout, "psi-secrets.service");
+    assert_eq!(run.matches("--device /dev/tpmrm0 ").count(), 1, "{run}");
+}
