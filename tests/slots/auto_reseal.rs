@@ -2,9 +2,8 @@
 //! TPM's slot to what runs now.
 
 use psi_test_support::swtpm::Swtpm;
-use psi_test_support::token::Module;
 
-use crate::fixture::{INIT, LIVE, Machine, PIN, SEALED, VERIFY};
+use crate::fixture::{INIT, LIVE, Machine, SEALED, VERIFY};
 
 const AUTO: &str = "auto_reseal: true";
 
@@ -97,7 +96,7 @@ fn a_boot_that_measures_nothing_is_not_sealed_to() {
 
 /// A cache with the value, which PCR 7 opens, and without it a token.
 fn with_token() -> Machine {
-    let m = Machine::with_module("tpm", Module::with_key("psi", PIN));
+    let m = Machine::with_token("tpm");
     m.configure(AUTO);
     m.filled(&INIT);
     m.run(&["slots", "add", "pkcs11"]).ended(0);

@@ -7,10 +7,9 @@ use std::path::Path;
 
 use psi::cache::{Cache, Opening};
 use psi::protector::Recovery;
-use psi_test_support::token::Module;
 
 use crate::fixture::{
-    CACHECTL, INIT, INIT_HSM, INIT_HSM_RECOVERY, INIT_RECOVERY, Machine, PIN, SEALED, mapping,
+    CACHECTL, INIT, INIT_HSM, INIT_HSM_RECOVERY, INIT_RECOVERY, Machine, SEALED, mapping,
 };
 
 /// The calls by which a change reaches anything outside of the process: files, and the TPM.
@@ -105,7 +104,7 @@ fn a_crash_at_any_step_of_a_resealed_slot_loses_nothing() {
 
 #[test]
 fn a_crash_at_any_step_of_a_changed_token_slot_loses_nothing() {
-    let machine = || Machine::with_module("hsm", Module::with_key("psi", PIN));
+    let machine = || Machine::with_token("hsm");
     let changes: [(&[&str], &[&str], [usize; 2]); 3] = [
         (&INIT_HSM, &["slots", "add", "pkcs11"], [1, 2]),
         (&INIT_HSM, &["slots", "reseal", "1"], [1, 1]),

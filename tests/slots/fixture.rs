@@ -23,6 +23,7 @@ use serde_json::Value;
 
 pub const CACHECTL: &str = env!("CARGO_BIN_EXE_psi-cachectl");
 pub const SERVE: &str = env!("CARGO_BIN_EXE_psi-serve");
+const SECRET: &str = env!("CARGO_BIN_EXE_psi-secret");
 const PROJECT: &str = "11111111-1111-1111-1111-111111111111";
 
 /// The secret that the workload myapp gets, as psi-serve knows it.
@@ -36,6 +37,9 @@ pub const LIVE: &str = "canary-live-value";
 
 /// The PIN of every token.
 pub const PIN: &str = "31415926";
+
+/// Has the module hang in the first call that needs the token itself.
+pub const HANG: &str = "hang.C_Decrypt";
 
 pub const INIT: [&str; 3] = ["init", "--backend", "tpm"];
 pub const INIT_RECOVERY: [&str; 4] = ["init", "--backend", "tpm", "--recovery"];
@@ -69,6 +73,19 @@ impl Machine {
         let machine = Self::furnished("", backend, Some(module));
         machine.host.set_credential("hsm-pin", PIN.as_bytes());
         machine
+    }
+
+    /// With a token that has a key, and this backend.
+    pub fn with_token(backend: &'static str) -> Self {
+        Self::with_module(backend, Module::with_key("psi", PIN))
+    }
+
+    /// With a cache that the token has opened for the psi-serve that runs.
+    pub fn opened_by_token() -> (Self, Service) {
+        let machine = Self::with_token("hsm");
+        machine.filled(&INIT_HSM);
+        let serve = machine.serve();
+        (machine, serve)
     }
 
     fn furnished(more: &str, backend: &'static str, module: Option<Module>) -> Self {
@@ -235,6 +252,14 @@ cache:
         let body = String::from_utf8(body).unwrap();
         assert_eq!(status, 200, "{body}");
         body
+    }
+
+    /// Podman's driver, which asks for an id or a name.
+    pub fn lookup(&self, name: &str) -> Command {
+        let mut lookup = self.host.command(SECRET);
+        lookup.env("SECRET_ID", name).args(["lookup", "--socket"]);
+        lookup.arg(self.host.socket());
+        lookup
     }
 
     /// psi-serve's account of itself.

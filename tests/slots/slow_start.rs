@@ -1,24 +1,12 @@
 //! A device that takes its time: psi-serve listens, says what it waits for, and lookups wait with it.
 
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 
 use psi_test_support::done::Done;
 use psi_test_support::notify::Manager;
-use psi_test_support::token::Module;
 
-use crate::fixture::{ID, INIT, INIT_HSM, Machine, PIN, SEALED, SERVE};
-
-const SECRET: &str = env!("CARGO_BIN_EXE_psi-secret");
-
-/// As Podman's driver has it.
-fn lookup(m: &Machine) -> Command {
-    let mut lookup = m.host.command(SECRET);
-    lookup.env("SECRET_ID", ID).args(["lookup", "--socket"]);
-    lookup.arg(m.host.socket());
-    lookup
-}
+use crate::fixture::{ID, INIT, INIT_HSM, Machine, SEALED, SERVE};
 
 #[test]
 fn while_a_slot_is_slow_systemd_hears_which_and_every_lookup_waits_and_succeeds() {
@@ -29,7 +17,7 @@ fn while_a_slot_is_slow_systemd_hears_which_and_every_lookup_waits_and_succeeds(
     let serve = m.host.serve(Path::new(SERVE));
     thread::scope(|scope| {
         let lookups: Vec<_> = (0..20)
-            .map(|_| scope.spawn(|| Done::run(lookup(&m), b"")))
+            .map(|_| scope.spawn(|| Done::run(m.lookup(ID), b"")))
             .collect();
         let mut seconds = Vec::new();
         while seconds.len() < 3 {
@@ -77,14 +65,14 @@ fn a_psi_serve_that_waits_for_a_device_ends_when_it_is_asked_to() {
 
 #[test]
 fn a_module_that_takes_25_s_to_start_costs_no_lookup_of_the_first_second() {
-    let m = Machine::with_module("hsm", Module::with_key("psi", PIN));
+    let m = Machine::with_token("hsm");
     m.filled(&INIT_HSM);
     m.module().control("delay.C_Initialize", "25000");
     let manager = Manager::new(&m.host.notify_socket());
     let serve = m.host.serve(Path::new(SERVE));
     thread::scope(|scope| {
         let lookups: Vec<_> = (0..20)
-            .map(|_| scope.spawn(|| Done::run(lookup(&m), b"")))
+            .map(|_| scope.spawn(|| Done::run(m.lookup(ID), b"")))
             .collect();
         let mut extended = 0;
         while !manager.next_message().contains("READY=1") {

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use psi_test_support::done::Done;
 use psi_test_support::psi::Service;
-use psi_test_support::token::Module;
 use psi_test_support::wait;
 
-use crate::fixture::{INIT, INIT_HSM, LIVE, Machine, PIN, SEALED, SERVE};
+use crate::fixture::{HANG, INIT, INIT_HSM, LIVE, Machine, SEALED, SERVE};
 
 /// More than the 90 s after which a call is given up, on a busy machine.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(200);
@@ -17,25 +16,29 @@ const GIVEN_UP_WITHIN: Duration = Duration::from_secs(200);
 /// Where psi-serve remembers that it has ended for a token.
 const MARK: &str = ".token-stuck";
 
-fn machine(backend: &'static str) -> Machine {
-    Machine::with_module(backend, Module::with_key("psi", PIN))
-}
-
-/// The first call that needs the token itself.
-const HANG: &str = "hang.C_Decrypt";
-
 /// A value that only the token opens.
 const OF_TOKEN: &str = "canary-of-the-token";
 
 const HSM: &str = env!("CARGO_BIN_EXE_psi-hsm");
-const SECRET: &str = env!("CARGO_BIN_EXE_psi-secret");
 
-/// What Podman's driver gets for an id or a name.
-fn lookup(m: &Machine, name: &str) -> Done {
-    let mut command = m.host.command(SECRET);
-    command.env("SECRET_ID", name).args(["lookup", "--socket"]);
-    command.arg(m.host.socket());
-    Done::run(command, b"")
+/// A machine whose psi-serve hangs in the token from the start.
+fn hung_at_the_start(prepare: impl FnOnce(&Machine)) -> (Machine, Service) {
+    let m = Machine::with_token("hsm");
+    m.filled(&INIT_HSM);
+    prepare(&m);
+    m.module().control(HANG, "");
+    let serve = m.host.serve_activated(Path::new(SERVE));
+    (m, serve)
+}
+
+/// What psi-serve does once it has given up a token that no open cache depends on.
+fn is_started_anew(m: &Machine, serve: &Service) {
+    until_log_has(serve, "psi-serve ends, so that it is started anew");
+    m.module().release(HANG);
+    wait::until("another start", || serve.starts() == 2);
+    serve.wait_until_it_answers();
+    m.settle();
+    assert_eq!((m.opened_by(), m.value()), (1, SEALED.into()));
 }
 
 fn until_log_has(serve: &Service, text: &str) {
@@ -52,10 +55,7 @@ fn until_log_has(serve: &Service, text: &str) {
 
 #[test]
 fn a_token_that_hangs_at_the_start_is_told_given_up_and_opens_at_the_next_start() {
-    let m = machine("hsm");
-    m.filled(&INIT_HSM);
-    m.module().control(HANG, "");
-    let serve = m.host.serve_activated(Path::new(SERVE));
+    let (m, serve) = hung_at_the_start(|_| {});
     let library = m.module().library().display().to_string();
     until_log_has(
         &serve,
@@ -64,22 +64,15 @@ fn a_token_that_hangs_at_the_start_is_told_given_up_and_opens_at_the_next_start(
     assert_eq!(m.status()["cache"]["state"], "opening");
     assert!(!m.host.state_dir().join(MARK).exists());
 
-    until_log_has(&serve, "psi-serve ends, so that it is started anew");
-    m.module().release(HANG);
-    wait::until("another start", || serve.starts() == 2);
-    serve.wait_until_it_answers();
-    m.settle();
-    assert_eq!((m.opened_by(), m.value()), (1, SEALED.into()));
+    is_started_anew(&m, &serve);
     assert!(m.host.state_dir().join(MARK).exists());
 }
 
 #[test]
 fn within_the_hour_it_is_not_done_again_and_lookups_are_live() {
-    let m = machine("hsm");
-    m.filled(&INIT_HSM);
-    std::fs::write(m.host.state_dir().join(MARK), "").unwrap();
-    m.module().control(HANG, "");
-    let serve = m.host.serve_activated(Path::new(SERVE));
+    let (m, serve) = hung_at_the_start(|m| {
+        std::fs::write(m.host.state_dir().join(MARK), "").unwrap();
+    });
     until_log_has(&serve, "psi-serve goes on: it ended for that ");
     assert_eq!(m.value(), LIVE);
     assert_eq!(serve.starts(), 1);
@@ -93,7 +86,7 @@ fn within_the_hour_it_is_not_done_again_and_lookups_are_live() {
 
 #[test]
 fn a_lookup_that_hangs_in_the_module_is_told_and_given_up_where_the_tpm_opens_the_cache() {
-    let m = machine("tpm");
+    let m = Machine::with_token("tpm");
     m.filled(&INIT);
     let mut store = m.host.command(HSM);
     store.args(["store", "db"]);
@@ -102,26 +95,19 @@ fn a_lookup_that_hangs_in_the_module_is_told_and_given_up_where_the_tpm_opens_th
     serve.wait_until_it_answers();
     m.settle();
     m.module().control(HANG, "");
-    let lost = lookup(&m, "db");
+    let lost = Done::run(m.lookup("db"), b"");
     assert!(lost.code != Some(0) && lost.stdout.is_empty(), "{lost:?}");
     lost.says(&["db"]);
     until_log_has(&serve, "has not come back from a call for 3");
     assert_eq!(m.value(), SEALED);
 
-    until_log_has(&serve, "psi-serve ends, so that it is started anew");
-    m.module().release(HANG);
-    wait::until("another start", || serve.starts() == 2);
-    serve.wait_until_it_answers();
-    m.settle();
-    assert_eq!((m.opened_by(), m.value()), (1, SEALED.into()));
-    assert_eq!(lookup(&m, "db").ended(0).stdout, OF_TOKEN);
+    is_started_anew(&m, &serve);
+    assert_eq!(Done::run(m.lookup("db"), b"").ended(0).stdout, OF_TOKEN);
 }
 
 #[test]
 fn a_token_that_hangs_holds_up_no_cached_value_and_ends_nothing_that_it_alone_opens() {
-    let m = machine("hsm");
-    m.filled(&INIT_HSM);
-    let serve = m.serve();
+    let (m, serve) = Machine::opened_by_token();
     m.module().control(HANG, "");
     std::thread::scope(|scope| {
         let test = scope.spawn(|| m.run(&["slots", "test"]));

@@ -5,12 +5,9 @@ use psi_test_support::token::Module;
 use serde_json::Value;
 
 use crate::fixture::{
-    INIT, INIT_HSM, INIT_HSM_RECOVERY, INIT_RECOVERY, LIVE, Machine, PIN, RESEAL, SEALED, VERIFY,
+    HANG, INIT, INIT_HSM, INIT_HSM_RECOVERY, INIT_RECOVERY, LIVE, Machine, PIN, RESEAL, SEALED,
+    VERIFY,
 };
-
-fn machine() -> Machine {
-    Machine::with_module("hsm", Module::with_key("psi", PIN))
-}
 
 /// Two tokens, each with a key of its own.
 fn two_tokens() -> Module {
@@ -26,9 +23,7 @@ const CALLS: [&str; 3] = ["C_Login", "C_FindObjectsInit", "C_Decrypt"];
 
 #[test]
 fn a_start_costs_one_login_one_search_and_one_decryption_and_nothing_else_costs_any() {
-    let mut m = machine();
-    m.filled(&INIT_HSM);
-    let serve = m.serve();
+    let (mut m, serve) = Machine::opened_by_token();
     let calls = |m: &Machine| CALLS.map(|name| m.module().calls(name));
     m.reboot(&serve, |m| m.module().forget_calls());
     assert_eq!((m.opened_by(), m.value()), (1, SEALED.into()));
@@ -49,7 +44,7 @@ fn a_start_costs_one_login_one_search_and_one_decryption_and_nothing_else_costs_
 
 #[test]
 fn a_slot_is_added_without_a_pin() {
-    let m = machine();
+    let m = Machine::with_token("hsm");
     m.host.remove_credential("hsm-pin");
     m.run(&INIT_HSM_RECOVERY).ended(0);
     assert_eq!(m.module().calls("C_Login"), 0);
@@ -62,7 +57,7 @@ fn a_slot_is_added_without_a_pin() {
 
 #[test]
 fn with_a_slot_of_the_tpm_that_opens_the_module_is_not_even_loaded() {
-    let mut m = Machine::with_module("tpm", Module::with_key("psi", PIN));
+    let mut m = Machine::with_token("tpm");
     m.filled(&INIT);
     let serve = m.serve();
     m.run(&["slots", "add", "pkcs11"])
@@ -113,10 +108,8 @@ fn a_second_token_opens_the_cache_once_the_first_is_dead_and_a_new_one_takes_its
 
 #[test]
 fn without_another_slot_a_dead_token_costs_no_value_and_the_remedy_is_said() {
-    let mut m = machine();
-    m.filled(&INIT_HSM);
+    let (mut m, serve) = Machine::opened_by_token();
     let before = m.cache_bytes();
-    let serve = m.serve();
     m.reboot(&serve, |m| m.module().pull());
     assert_eq!(m.value(), LIVE);
     let status = m.status();
@@ -140,7 +133,7 @@ fn without_another_slot_a_dead_token_costs_no_value_and_the_remedy_is_said() {
 
 #[test]
 fn the_printed_key_opens_the_cache_of_a_dead_token_and_seals_it_to_its_successor() {
-    let mut m = machine();
+    let mut m = Machine::with_token("hsm");
     let key = m.filled(&INIT_HSM_RECOVERY).recovery_key();
     let serve = m.serve();
     m.reboot(&serve, |m| {
@@ -165,7 +158,7 @@ fn the_printed_key_opens_the_cache_of_a_dead_token_and_seals_it_to_its_successor
 
 #[test]
 fn a_firmware_update_leaves_the_token_to_open_the_cache() {
-    let mut m = Machine::with_module("tpm", Module::with_key("psi", PIN));
+    let mut m = Machine::with_token("tpm");
     m.filled(&INIT_RECOVERY);
     m.run(&["slots", "add", "hsm"]).ended(0);
     let serve = m.serve();
@@ -175,9 +168,7 @@ fn a_firmware_update_leaves_the_token_to_open_the_cache() {
 
 #[test]
 fn a_wrong_pin_costs_one_try_however_often_the_cache_is_tried() {
-    let mut m = machine();
-    m.filled(&INIT_HSM);
-    let serve = m.serve();
+    let (mut m, serve) = Machine::opened_by_token();
     m.reboot(&serve, |m| {
         m.host.remove_credential("hsm-pin");
         m.host.set_credential("hsm-pin", b"27182818");
@@ -199,12 +190,10 @@ fn a_wrong_pin_costs_one_try_however_often_the_cache_is_tried() {
 
 #[test]
 fn while_the_module_hangs_lookups_go_on_and_the_end_is_in_time() {
-    let mut m = machine();
-    m.filled(&INIT_HSM);
-    let serve = m.serve();
+    let (mut m, serve) = Machine::opened_by_token();
     serve.sigterm();
     m.module().forget_calls();
-    m.module().control("hang.C_Decrypt", "");
+    m.module().control(HANG, "");
     serve.restart();
     psi_test_support::wait::until("decryption", || m.module().calls("C_Decrypt") == 1);
     let healthy = |m: &mut Machine| m.get("/status").0;
@@ -213,7 +202,7 @@ fn while_the_module_hangs_lookups_go_on_and_the_end_is_in_time() {
     assert_eq!(status["cache"]["state"], "opening", "{status}");
     let end = serve.sigterm();
     assert!(end.success(), "{end:?}: {}", serve.log());
-    m.module().release("hang.C_Decrypt");
+    m.module().release(HANG);
     serve.restart();
     m.settle();
     assert_eq!((m.opened_by(), m.value()), (1, SEALED.into()));
@@ -221,7 +210,7 @@ fn while_the_module_hangs_lookups_go_on_and_the_end_is_in_time() {
 
 #[test]
 fn a_module_that_cannot_be_loaded_changes_nothing() {
-    let mut m = machine();
+    let mut m = Machine::with_token("hsm");
     m.filled(&INIT_HSM);
     let before = m.cache_bytes();
     let module = m.module.take();
@@ -240,7 +229,7 @@ fn a_module_that_cannot_be_loaded_changes_nothing() {
 
 #[test]
 fn a_serial_number_is_for_slots_of_tokens_only() {
-    let m = machine();
+    let m = Machine::with_token("hsm");
     m.filled(&INIT_HSM_RECOVERY);
     for wrong in [["slots", "add", "recovery"], ["slots", "reseal", "2"]] {
         let arguments = [&wrong[..], &["--token-serial", "1"]].concat();
