@@ -11,4 +11,5 @@ mod fixture;
 mod local;
 mod refresh;
 mod retire;
+mod rootless;
 mod token;

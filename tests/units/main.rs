@@ -14,5 +14,6 @@ mod image;
 mod installed;
 mod order;
 mod quadlets;
+mod rootless;
 mod sandbox;
 mod verify;
