@@ -117,6 +117,24 @@ impl Host {
         )
     }
 
+    /// What keeps a program from running here, if anything does: `--version` is all that it is asked.
+    pub fn why_not(self, program: &Path) -> Option<String> {
+        let output = match self.output(&[program.display().to_string(), "--version".to_owned()]) {
+            Ok(output) if output.status.success() => return None,
+            Ok(output) => output,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Some("the program that loads it, glibc's, is not there".to_owned());
+            }
+            Err(e) => return Some(e.to_string()),
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.lines().last().unwrap_or_default().trim();
+        Some(match last {
+            "" => output.status.to_string(),
+            said => said.to_owned(),
+        })
+    }
+
     /// The version of its systemd, if it says so.
     pub fn systemd_version(self) -> Option<u32> {
         let output = self.output(&["systemctl".to_owned(), "--version".to_owned()]);

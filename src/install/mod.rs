@@ -10,6 +10,7 @@ use crate::config::{Environment, Scope};
 use crate::error::Result;
 
 mod accounts;
+mod driver;
 mod driver_conf;
 mod host;
 mod manifest;

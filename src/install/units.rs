@@ -11,7 +11,7 @@ use crate::install::plan::{File, Step};
 use crate::install::selection::{Target, image_file, image_in, is_image};
 use crate::install::shipped::{Mode, SYSUSERS};
 use crate::install::work::Work;
-use crate::install::{Options, others, paths, requirements, start, stop, tree};
+use crate::install::{Options, driver, others, paths, requirements, start, stop, tree};
 
 /// Where programs are that somebody has installed.
 const PROGRAMS: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
@@ -64,7 +64,7 @@ pub fn run(args: &Args, common: &CommonArgs, options: &Options) -> Result<u8> {
     let config = cli::load_config(common)?;
     check_scope(args, work.layout.scope)?;
     check_mode_change(args, &work)?;
-    check_driver(&config, brings_driver)?;
+    driver::check_place(&config, brings_driver)?;
     requirements::check(&work, args.mode, &config)?;
     let programs = programs(args.mode)?;
 
@@ -80,6 +80,9 @@ pub fn run(args: &Args, common: &CommonArgs, options: &Options) -> Result<u8> {
         config: &config,
     };
     others::refuse_units(&work, &target)?;
+    if let Some(program) = &target.driver {
+        driver::try_it(&work, &config.driver_path, program)?;
+    }
     if config.scope == Scope::System {
         target.ids = accounts(&mut work)?;
     }
@@ -144,24 +147,6 @@ fn is_replaced(mode: Mode, work: &Work) -> bool {
 /// Whether somebody has enabled psi-serve, in whichever mode.
 fn is_enabled(work: &Work) -> bool {
     work.layout.units.join(SOCKET_IS_ENABLED).is_symlink()
-}
-
-/// Each secret that psi-setup registers names that program.
-fn check_driver(config: &Config, is_brought: bool) -> Result<()> {
-    let path = &config.driver_path;
-    let is_distributions = path.starts_with("/usr") && !path.starts_with("/usr/local");
-    if is_brought && !is_distributions || !is_brought && path.exists() {
-        return Ok(());
-    }
-    let shown = path.display();
-    let what = match is_brought {
-        true => format!("driver_path is {shown}, in a directory of the distribution's"),
-        false => format!("there is no {shown}, which driver_path says Podman is to run"),
-    };
-    let file = config.file.display();
-    Err(Error::new(Kind::Config, what).hint(format!(
-        "write `driver_path: /usr/local/bin/psi-secret` to {file}, or where else it is to be"
-    )))
 }
 
 fn programs(mode: Mode) -> Result<PathBuf> {

@@ -1,13 +1,12 @@
 //! psi-install in a container of its own image, with the host's root mounted: a one-shot `podman run`.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use psi_test_support::done::Done;
 use psi_test_support::podman::Podman;
 
-use crate::fixture::{PSI_INSTALL, READING, Root, STARTING_CONTAINERS, UID};
+use crate::fixture::{READING, Root, STARTING_CONTAINERS, UID, beside, copy_libraries};
 
 const CONFIG: &str = "driver_path: /usr/local/bin/psi-secret\nproviders: {local: {}}\n";
 const UNITS: [&str; 6] = [
@@ -22,26 +21,14 @@ const UNITS: [&str; 6] = [
 /// An image: what is needed to run the programs, and no systemd.
 fn image() -> Podman {
     let podman = Podman::start();
-    let install = Path::new(PSI_INSTALL);
+    let programs = podman.rootfs().join("usr/bin");
+    fs::create_dir_all(&programs).unwrap();
     for name in ["psi-install", "psi-secret", "psi-hsm"] {
-        let program = &install.with_file_name(name);
-        let ldd = Command::new("ldd").arg(program).output().unwrap();
-        let listed = String::from_utf8(ldd.stdout).unwrap();
-        let libraries = listed
-            .split_whitespace()
-            .filter(|word| word.starts_with('/'));
-        for library in libraries {
-            copy(Path::new(library), podman.rootfs(), &library[1..]);
-        }
-        copy(program, podman.rootfs(), &format!("usr/bin/{name}"));
+        let program = beside(name);
+        copy_libraries(&program, podman.rootfs());
+        fs::copy(&program, programs.join(name)).unwrap();
     }
     podman
-}
-
-fn copy(from: &Path, rootfs: &Path, to: &str) {
-    let to = rootfs.join(to);
-    fs::create_dir_all(to.parent().unwrap()).unwrap();
-    fs::copy(from, to).unwrap();
 }
 
 fn run(podman: &Podman, host: &Root, arguments: &[&str]) -> Done {
@@ -61,7 +48,7 @@ fn a_container_installs_itself_on_its_host() {
     run(&podman, &host, &UNITS).ended(0);
 
     let brought = fs::read(host.path("/usr/local/bin/psi-secret")).unwrap();
-    let ours = fs::read(Path::new(PSI_INSTALL).with_file_name("psi-secret")).unwrap();
+    let ours = fs::read(beside("psi-secret")).unwrap();
     assert!(brought == ours);
     assert_eq!(host.owner("/usr/local/bin/psi-secret").2, 0o755);
     let ids = host.read("/etc/containers/systemd/psi-secrets.container.d/10-ids.conf");

@@ -58,6 +58,7 @@ impl Root {
             write_program(&root.path("usr/bin").join(program), "#!/bin/sh\n");
         }
         fs::copy("/usr/bin/busybox", root.path("bin/sh")).expect("busybox-static is installed");
+        copy_libraries(&beside("psi-secret"), &root.path(""));
         root.program(
             "systemctl",
             "[ \"$*\" != --version ] || echo 'systemd 257 (257.1)'",
@@ -170,6 +171,23 @@ impl Root {
 /// Whether a command only asks for something.
 pub fn is_question(command: &str) -> bool {
     command.ends_with(" --version") || command.contains(" show ")
+}
+
+/// A program of PSI's.
+pub fn beside(name: &str) -> PathBuf {
+    Path::new(PSI_INSTALL).with_file_name(name)
+}
+
+/// Copies what a program loads to where it looks for it below another root.
+pub fn copy_libraries(program: &Path, root: &Path) {
+    let ldd = Command::new("ldd").arg(program).output().unwrap();
+    let listed = String::from_utf8(ldd.stdout).unwrap();
+    let words = listed.split_whitespace();
+    for library in words.filter(|word| word.starts_with('/')) {
+        let to = root.join(&library[1..]);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(library, to).unwrap();
+    }
 }
 
 /// How the lines start that are no file's.

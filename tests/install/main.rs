@@ -9,6 +9,7 @@
 
 mod container;
 mod coreos;
+mod driver;
 mod driver_conf;
 mod fixture;
 mod foreign;
@@ -17,5 +18,6 @@ mod paths;
 mod refused;
 mod restart;
 mod rootless;
+mod start;
 mod uninstall;
 mod units;
