@@ -32,6 +32,10 @@ const MEASURE_ANOTHER_BOOT: &str = "
     rm /run/key
     tpm2_pcrextend 7:sha256=$(printf 0%.0s {1..64})";
 
+/// A TPM without a kernel before it keeps what a process has put there that was stopped in the middle, as
+/// systemd's for a credential.
+const EMPTY_TPM: &str = "tpm2_flushcontext --transient-object; tpm2_flushcontext --loaded-session";
+
 /// As docs/nitrokeyhsm-provider.md has it.
 const SEAL_THE_PIN: &str = "systemd-ask-password -n | systemd-creds encrypt --tpm2-pcrs= --name=hsm-pin - \
     /etc/credstore.encrypted/hsm-pin";
@@ -135,10 +139,12 @@ pub fn a_credential_can_not_be_decrypted(machine: &mut Machine) {
     let failed = fails(machine, "psi-cachectl status --verify");
     says(&failed, &["`psi-cachectl slots reseal --recovery`"]);
 
-    machine.run(
+    machine.run(&format!(
         "mv /etc/credstore.encrypted/psi-cache-key /root
-        systemctl restart psi-secrets.service",
-    );
+        systemctl stop psi-secrets.service
+        {EMPTY_TPM}
+        systemctl start psi-secrets.service"
+    ));
     let slots = machine.run("psi-cachectl slots list");
     let of_the_credential = |line: &&str| line.contains("credential");
     let line = slots.lines().find(of_the_credential).expect("its slot");

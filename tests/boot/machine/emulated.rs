@@ -215,9 +215,14 @@ struct Agent {
 
 impl Agent {
     fn connect(path: &PathBuf) -> Self {
-        let stream = UnixStream::connect(path).expect("QEMU listens");
+        // The socket has its name before QEMU listens.
+        let mut stream = None;
+        wait::until("QEMU that listens", || {
+            stream = UnixStream::connect(path).ok();
+            stream.is_some()
+        });
         Self {
-            stream: BufReader::new(stream),
+            stream: BufReader::new(stream.expect("it was waited for")),
             asked: 0,
         }
     }
