@@ -199,7 +199,8 @@ fn pcscd(checks: &mut Checks, hsm: &NitrokeyHsm) {
         Err(error) => checks.fail(
             "pcscd",
             format!("does not listen on {shown}: {error}"),
-            "`systemctl enable --now pcscd.socket`; on a host without pcscd `psi-hsm setup-pcscd`",
+            "`systemctl enable --now pcscd.socket`; on a host without pcscd `psi-hsm setup-pcscd`, \
+             run from the image where PSI is in containers: docs/deployment.md",
         ),
     }
 }
