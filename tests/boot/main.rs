@@ -56,6 +56,17 @@ fn a_machine_is_set_up_and_lives_through_what_may_come() {
 }
 
 #[test]
+fn a_machine_whose_cache_a_credential_opens_is_set_up_and_reboots() {
+    let mut machine = Machine::boot();
+    tell![machine;
+        story::the_page_sets_it_up_with_a_credential,
+        story::a_reboot_keeps_the_secrets,
+        story::a_reboot_in_an_outage_starts_the_workload_from_the_cache,
+        story::the_journal_has_no_secret,
+    ];
+}
+
+#[test]
 fn a_machine_in_use_is_restarted_upgraded_and_rotated() {
     let mut machine = Machine::boot();
     tell![machine;

@@ -23,13 +23,36 @@ After=psi-infisical-setup.service
 ";
 
 pub fn the_readme_sets_it_up(machine: &mut Machine) {
+    set_up(machine, str::to_owned);
+}
+
+/// docs/deployment.md for a machine without a TPM: another key for the client secret, and other commands in
+/// the place of step 4.
+pub fn the_page_sets_it_up_with_a_credential(machine: &mut Machine) {
+    let page = readme::blocks_of("docs/deployment.md", "Native, with a TPM");
+    let is_meant = |block: &str| block.contains("--backend credential");
+    let mut blocks = page.into_iter().map(|(_, block)| block);
+    let start = blocks.find(|block| is_meant(block)).expect("the commands");
+    set_up(machine, |block| match block {
+        "psi-install units --mode native --enable\n" => start.clone(),
+        other => other.replace("--with-key=tpm2 --tpm2-pcrs=", "--with-key=host"),
+    });
+    let tested = machine.run("psi-cachectl slots test");
+    assert!(
+        tested.contains("credential") && !tested.contains("tpm2"),
+        "{tested}"
+    );
+}
+
+/// The README's steps, each as `change` has it.
+fn set_up(machine: &Machine, change: impl Fn(&str) -> String) {
     set_secrets(machine, &[("/myapp", "DB_PASSWORD", PASSWORD)]);
     add_workload(machine, "myapp", "");
     answer(machine, CLIENT_SECRET);
     for (language, block) in readme::blocks("Set it up") {
         match language.as_str() {
             "yaml" => machine.write("/etc/psi/config.yaml", &configuration(machine, &block)),
-            _ => follow(machine, &block),
+            _ => follow(machine, &change(&block)),
         }
     }
     assert_eq!(setup_ended(machine), ("active".into(), "0".into()));
