@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::machine::Machine;
 use crate::story::{self, PASSWORD};
-use crate::trouble::fails;
+use crate::trouble::{fails, says};
 use crate::{in_use, lookups, readme};
 
 /// The part of docs/deployment.md.
@@ -50,6 +50,16 @@ const WORKLOAD: &str = "Rootfs=/srv/myapp\nNetwork=none\nExec=sleep infinity\nSt
 /// podman build needs the limits where a machine is a container itself.
 const BUILD: &str = "cd /srv/psi-image && podman build --quiet --isolation=chroot \
     --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 --build-arg BASE=localhost/debian:13";
+
+/// An image whose psi-secret was linked on a later release than there is.
+const BUILD_NEWER: &str = r"
+    mkdir /srv/newer
+    image=$(podman image mount localhost/psi:2)
+    sed 's/GLIBC_2\.34/GLIBC_2.99/g' $image/usr/bin/psi-secret >/srv/newer/psi-secret
+    chmod 0755 /srv/newer/psi-secret
+    podman image unmount localhost/psi:2
+    printf 'FROM localhost/psi:2\nCOPY psi-secret /usr/bin/\n' |
+        podman build --quiet --isolation=chroot --tag localhost/psi:3 --file - /srv/newer";
 
 /// A host of containers has no programs of PSI's; the image has.
 const REMOVE_PROGRAMS: &str = "rm -r /usr/bin/psi-* /usr/share/psi /usr/lib/systemd/*/psi-* \
@@ -230,6 +240,25 @@ fn runs_from(machine: &Machine, image: &str) {
     let running = machine.run("podman inspect --format {{.ImageName}} psi-secrets");
     assert_eq!(running.trim(), image);
     brought_the_driver_of(machine, image);
+}
+
+/// Its psi-secret wants another C library than the host has, and what is there goes on.
+pub fn an_image_of_a_newer_release_is_refused_and_changes_nothing(machine: &mut Machine) {
+    machine.run(BUILD_NEWER);
+    let upgrade = readme::deployment("Upgrade").swap_remove(1);
+    let install = upgrade.lines().next().expect("the first command");
+    let refused = fails(machine, &install.replace("psi:2", "psi:3"));
+    says(
+        &refused,
+        &[
+            "the image's psi-secret does not run on this host",
+            "version `GLIBC_2.99' not found",
+            "build the image over the release that the host is of",
+        ],
+    );
+    machine.run("systemctl restart psi-secrets.service");
+    runs_from(machine, "localhost/psi:2");
+    assert_eq!(story::lookup(machine, "myapp--DB_PASSWORD"), PASSWORD);
 }
 
 /// What the timer starts, whatever became of it before.

@@ -93,6 +93,7 @@ fn a_machine_runs_psi_from_an_image() {
         container::a_reload_is_waited_for_and_keeps_the_process,
         container::what_it_says_is_in_the_hosts_journal_once,
         container::restarts_kills_and_other_images_fail_none_of_a_thousand_lookups,
+        container::an_image_of_a_newer_release_is_refused_and_changes_nothing,
         container::a_refresh_brings_another_value_into_memory,
         container::a_reboot_in_an_outage_brings_everything_back,
         removal::the_image_uninstalls_itself_and_keeps_secrets_and_state,
