@@ -97,8 +97,7 @@ impl SecretId {
     /// [`Kind::Usage`] for anything else, the empty id above all: Podman passes one to `delete`
     /// when it replaces a secret that does not exist, and a success would make it forget another.
     pub fn parse(text: &str) -> Result<Self> {
-        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        if text.len() == Self::LEN && text.bytes().all(hex) {
+        if IdText::parse(text).is_some() {
             return Ok(Self(text.to_owned()));
         }
         Err(Error::new(
@@ -111,6 +110,44 @@ impl SecretId {
     /// The id's text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// A [`SecretId`] as it stands in a request: nothing of it is copied.
+#[derive(Clone, Copy, Debug)]
+pub struct IdText<'a> {
+    text: &'a str,
+    number: u128,
+}
+
+impl<'a> IdText<'a> {
+    /// Nothing if `text` is no id.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let number = text.bytes().try_fold(0, |number, digit| {
+            let digit = match digit {
+                b'0'..=b'9' => digit - b'0',
+                b'a'..=b'f' => digit - b'a' + 10,
+                _ => return None,
+            };
+            Some(number << 4 | u128::from(digit))
+        });
+        let number = number.filter(|_| text.len() == SecretId::LEN)?;
+        Some(Self { text, number })
+    }
+
+    /// The id's text.
+    pub fn as_str(&self) -> &'a str {
+        self.text
+    }
+
+    /// The id as a number: no two ids have the same one.
+    pub fn number(&self) -> u128 {
+        self.number
+    }
+
+    /// The name that asks for it.
+    pub fn to_name(self) -> SecretName {
+        SecretName(self.text.to_owned())
     }
 }
 
@@ -225,6 +262,22 @@ mod tests {
             "0123456789abcdef01234567\0",
         ] {
             assert!(SecretId::parse(bad).is_err(), "{bad:?}");
+            assert!(IdText::parse(bad).is_none(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn no_digit_of_an_id_is_lost_in_its_number() {
+        let id = "f123456789abcdef012345678";
+        assert_eq!(
+            IdText::parse(id).unwrap().number(),
+            0xf_1234_5678_9abc_def0_1234_5678
+        );
+        let number = |id: &str| IdText::parse(id).unwrap().number();
+        for at in 0..SecretId::LEN {
+            let mut other = id.to_owned();
+            other.replace_range(at..=at, if &id[at..=at] == "0" { "1" } else { "0" });
+            assert_ne!(number(&other), number(id), "digit {at}");
         }
     }
 

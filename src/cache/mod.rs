@@ -30,7 +30,7 @@ pub use local::{MAX_LOCAL, check_local, no_place_for_local};
 pub use opening::{Attempt, Opening, Outline, Unopened, outline, try_slots};
 pub use owners::Owners;
 pub use slots::{Anew, no_such_slot};
-pub use table::{EntryKey, Keyer, Table};
+pub use table::{EntryKey, Extent, Keyer, Table};
 
 use draft::Draft;
 use staging::Staging;

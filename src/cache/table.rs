@@ -62,6 +62,20 @@ impl Keyer {
     }
 }
 
+/// Where a value lies in one table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    offset: u32,
+    length: u32,
+}
+
+impl Extent {
+    fn range(self) -> Range<usize> {
+        let offset = self.offset as usize;
+        offset..offset.saturating_add(self.length as usize)
+    }
+}
+
 /// The contents of an opened cache. Immutable: a commit makes a new one.
 pub struct Table {
     /// Has a nonce before the plaintext and a tag behind it, or room for them.
@@ -104,7 +118,7 @@ impl Table {
             if i > 0 && self.key_at(i - 1) >= self.key_at(i) {
                 return Err(damaged("its table is out of order"));
             }
-            let value = self.value_range(i);
+            let value = self.extent(i).range();
             if value.start < values_at || value.end > length {
                 return Err(damaged("a value lies outside of it"));
             }
@@ -158,12 +172,12 @@ impl Table {
 
     /// The value of `key`.
     pub fn get(&self, key: &EntryKey) -> Option<&[u8]> {
-        self.find(key).map(|range| self.value(range))
+        self.find(key).map(|extent| self.value(extent))
     }
 
     /// Where the value of `key` lies, for [`Table::value`].
-    pub fn find(&self, key: &EntryKey) -> Option<Range<usize>> {
-        self.search(key).map(|i| self.value_range(i))
+    pub fn find(&self, key: &EntryKey) -> Option<Extent> {
+        self.search(key).map(|i| self.extent(i))
     }
 
     fn search(&self, key: &EntryKey) -> Option<usize> {
@@ -198,7 +212,7 @@ impl Table {
 
     /// The value of the record with this number.
     pub(super) fn value_at(&self, place: u32) -> &[u8] {
-        self.value(self.value_range(place as usize))
+        self.value(self.extent(place as usize))
     }
 
     /// Who owns what.
@@ -209,16 +223,16 @@ impl Table {
         Owners::parse(self.get(&EntryKey::OWNERS), self.count)
     }
 
-    /// The value at a place that [`Table::find`] gave.
-    pub fn value(&self, range: Range<usize>) -> &[u8] {
-        &self.text()[range]
+    /// The value where [`Table::find`] found it, in this very table.
+    pub fn value(&self, extent: Extent) -> &[u8] {
+        &self.text()[extent.range()]
     }
 
     /// Every entry, ascending by key.
     pub fn entries(&self) -> impl Iterator<Item = (EntryKey, &[u8])> {
         (0..self.count).filter_map(|i| {
             let key = EntryKey::from_bytes(self.key_at(i))?;
-            Some((key, self.value(self.value_range(i))))
+            Some((key, self.value(self.extent(i))))
         })
     }
 
@@ -230,11 +244,12 @@ impl Table {
         &self.record(i)[..KEY_LEN]
     }
 
-    fn value_range(&self, i: usize) -> Range<usize> {
+    fn extent(&self, i: usize) -> Extent {
         let record = self.record(i);
-        let offset = read_u32(&record[KEY_LEN..KEY_LEN + 4]) as usize;
-        let length = read_u32(&record[KEY_LEN + 4..]) as usize;
-        offset..offset.saturating_add(length)
+        Extent {
+            offset: read_u32(&record[KEY_LEN..KEY_LEN + 4]),
+            length: read_u32(&record[KEY_LEN + 4..]),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::directory::{Directory, Owner};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::{MAX_MAPPING, Mapping};
-use crate::secret::{SecretId, SecretName};
+use crate::secret::{IdText, SecretId, SecretName};
 
 /// The mappings in one state directory.
 #[derive(Debug)]
@@ -95,8 +95,20 @@ impl Store {
     /// # Errors
     /// [`Kind::Io`] naming the file.
     pub fn stamp(&self, name: &SecretName) -> Result<Option<Stamp>> {
-        let stat = self.directory.stat(name.as_str().as_ref());
-        let stat = stat.map_err(|e| self.failed("read", name.as_str(), e))?;
+        self.stamp_at(name.as_str())
+    }
+
+    /// The same, of an id.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] naming the file.
+    pub fn stamp_of_id(&self, id: IdText<'_>) -> Result<Option<Stamp>> {
+        self.stamp_at(id.as_str())
+    }
+
+    fn stamp_at(&self, name: &str) -> Result<Option<Stamp>> {
+        let stat = self.directory.stat(name.as_ref());
+        let stat = stat.map_err(|e| self.failed("read", name, e))?;
         Ok(stat.as_ref().map(Stamp::of))
     }
 

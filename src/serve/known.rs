@@ -1,56 +1,50 @@
-//! Which entry of the cache an id stands for, remembered: a lookup then costs one stat(2) of the
-//! mapping's file, and no reading of it.
+//! Where in the cache the value lies that an id stands for, remembered: a lookup then costs one
+//! stat(2) of the mapping's file, and neither reading that nor a search.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::cache::{Cache, EntryKey};
+use crate::cache::{Extent, Saved};
 use crate::mapping::Stamp;
-use crate::secret::{SecretId, SecretName};
+use crate::secret::IdText;
 
-/// The entries of ids in one cache. It stays small: 100,000 ids take some 9 MiB.
+/// The places of ids' values in what is served. It stays small: 100,000 ids take some 6 MiB.
 #[derive(Default)]
 pub struct Known(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// Entries of another cache are named otherwise.
-    cache: Weak<Cache>,
-    entries: HashMap<u128, (Stamp, EntryKey)>,
+    /// In what was served before or is after it, values lie elsewhere.
+    saved: Weak<Saved>,
+    extents: HashMap<u128, (Stamp, Extent)>,
 }
 
 impl Known {
-    /// The entry in `cache` of the mapping called `name`, if its file is still as it was in `stamp`.
-    pub fn get(&self, cache: &Arc<Cache>, name: &SecretName, stamp: Stamp) -> Option<EntryKey> {
+    /// Where in `saved` the value lies that `id` stands for, if its mapping's file is still as it was in
+    /// `stamp`.
+    pub fn get(&self, saved: &Arc<Saved>, id: IdText<'_>, stamp: Stamp) -> Option<Extent> {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !std::ptr::eq(inner.cache.as_ptr(), Arc::as_ptr(cache)) {
+        if !std::ptr::eq(inner.saved.as_ptr(), Arc::as_ptr(saved)) {
             return None;
         }
-        let (of, key) = inner.entries.get(&packed(name)?)?;
-        (*of == stamp).then_some(*key)
+        let (of, extent) = inner.extents.get(&id.number())?;
+        (*of == stamp).then_some(*extent)
     }
 
     /// Forgets all of it, and gives its memory back: the next lookup of each id reads its mapping again.
     pub fn clear(&self) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.entries = HashMap::new();
+        *inner = Inner::default();
     }
 
-    /// Remembers it, of an id. Names that were given by hand are few, and not remembered.
-    pub fn note(&self, cache: &Arc<Cache>, name: &SecretName, stamp: Stamp, key: EntryKey) {
-        let Some(id) = packed(name) else { return };
+    /// Remembers it.
+    pub fn note(&self, saved: &Arc<Saved>, id: IdText<'_>, stamp: Stamp, extent: Extent) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !std::ptr::eq(inner.cache.as_ptr(), Arc::as_ptr(cache)) {
-            // It is kept from being freed, so that no other cache can lie where it lay.
-            inner.cache = Arc::downgrade(cache);
-            inner.entries.clear();
+        if !std::ptr::eq(inner.saved.as_ptr(), Arc::as_ptr(saved)) {
+            // It is kept from being freed, so that nothing else can lie where it lay.
+            inner.saved = Arc::downgrade(saved);
+            inner.extents.clear();
         }
-        inner.entries.insert(id, (stamp, key));
+        inner.extents.insert(id.number(), (stamp, extent));
     }
-}
-
-/// An id's 25 hexadecimal digits as a number: no two ids have the same one.
-fn packed(name: &SecretName) -> Option<u128> {
-    let id = SecretId::parse(name.as_str()).ok()?;
-    u128::from_str_radix(id.as_str(), 16).ok()
 }

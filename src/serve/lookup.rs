@@ -5,19 +5,18 @@
 //! Podman holds a host-wide lock while it waits for us.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::cache::{Cache, EntryKey, Saved};
+use crate::cache::{Cache, Extent, Saved};
 use crate::error::{Error, Kind, Result};
 use crate::heap;
 use crate::locked::Locked;
 use crate::mapping::{Mapping, ProviderName, Stamp, Store};
-use crate::secret::SecretName;
+use crate::secret::{IdText, SecretName};
 use crate::serve::known::Known;
 use crate::serve::providers::Providers;
 use crate::serve::sealed::{Sealed, State};
@@ -28,7 +27,7 @@ const FAILURE_MEMORY: Duration = Duration::from_secs(2);
 /// A value, still where it lies.
 pub enum Found {
     /// In the opened cache.
-    Sealed(Arc<Saved>, Range<usize>),
+    Sealed(Arc<Saved>, Extent),
     /// In the memory of this process only.
     Learned(Arc<Locked>),
     /// The same; its provider has given it just now.
@@ -38,7 +37,7 @@ pub enum Found {
 impl AsRef<[u8]> for Found {
     fn as_ref(&self) -> &[u8] {
         match self {
-            Found::Sealed(saved, range) => saved.table.value(range.clone()),
+            Found::Sealed(saved, extent) => saved.table.value(*extent),
             Found::Learned(value) | Found::Live(value) => value,
         }
     }
@@ -161,11 +160,15 @@ impl Lookups {
         self.memory().failed.clear();
     }
 
-    /// The value that `name` stands for, if it is in memory: no provider or device is asked, and
-    /// nothing is waited for.
-    pub fn hit(&self, name: &SecretName) -> Option<Found> {
-        let stamp = self.store.stamp(name).ok()??;
-        let found = self.in_memory(name, stamp, &self.sealed.state()).ok()??;
+    /// The value that `id` stands for, if it is in memory: no provider or device is asked, and nothing
+    /// is waited for.
+    pub fn hit(&self, id: IdText<'_>) -> Option<Found> {
+        let stamp = self.store.stamp_of_id(id).ok()??;
+        let state = self.sealed.state();
+        let found = match self.remembered(id, stamp, &state) {
+            Some(found) => found,
+            None => self.in_memory(&id.to_name(), stamp, &state).ok()??,
+        };
         self.counters.hits.fetch_add(1, Ordering::Relaxed);
         Some(found)
     }
@@ -204,6 +207,16 @@ impl Lookups {
         }
     }
 
+    /// The value of `id`, if it was looked up before and nothing has changed since.
+    fn remembered(&self, id: IdText<'_>, stamp: Stamp, state: &State) -> Option<Found> {
+        let State::Open(cache) = state else {
+            return None;
+        };
+        let saved = cache.current();
+        let extent = self.known.get(&saved, id, stamp)?;
+        Some(Found::Sealed(saved, extent))
+    }
+
     /// The value of `name`, whose file is as in `stamp`, from the opened cache or from what was
     /// learned live.
     fn in_memory(
@@ -212,16 +225,37 @@ impl Lookups {
         stamp: Stamp,
         state: &State,
     ) -> Result<Option<Found>, Missing> {
-        if let State::Open(cache) = state {
-            let key = self.entry_key(name, stamp, cache)?;
-            let saved = cache.current();
-            if let Some(range) = saved.table.find(&key) {
-                return Ok(Some(Found::Sealed(saved, range)));
-            }
+        if let State::Open(cache) = state
+            && let Some(found) = self.sealed(name, stamp, cache)?
+        {
+            return Ok(Some(found));
         }
         let mapping = self.mapping(name)?;
         let learned = self.memory().learned.get(&mapping).map(Arc::clone);
         Ok(learned.map(Found::Learned))
+    }
+
+    /// The value of `name` in `cache`. Where an id's lies is remembered; names that were given by hand
+    /// are few, and read each time.
+    fn sealed(
+        &self,
+        name: &SecretName,
+        stamp: Stamp,
+        cache: &Cache,
+    ) -> Result<Option<Found>, Missing> {
+        let saved = cache.current();
+        let id = IdText::parse(name.as_str());
+        if let Some(extent) = id.and_then(|id| self.known.get(&saved, id, stamp)) {
+            return Ok(Some(Found::Sealed(saved, extent)));
+        }
+        let (stamp, mapping) = self.stamped_mapping(name)?;
+        let Some(extent) = saved.table.find(&cache.keyer().entry_key(&mapping)) else {
+            return Ok(None);
+        };
+        if let Some(id) = id {
+            self.known.note(&saved, id, stamp, extent);
+        }
+        Ok(Some(Found::Sealed(saved, extent)))
     }
 
     /// The mapping called `name`.
@@ -238,22 +272,6 @@ impl Lookups {
     pub fn make_room(&self) {
         self.known.clear();
         heap::give_back();
-    }
-
-    /// The entry of `name` in `cache`; its file is read only if it has changed since the last time.
-    fn entry_key(
-        &self,
-        name: &SecretName,
-        stamp: Stamp,
-        cache: &Arc<Cache>,
-    ) -> Result<EntryKey, Missing> {
-        if let Some(key) = self.known.get(cache, name, stamp) {
-            return Ok(key);
-        }
-        let (stamp, mapping) = self.stamped_mapping(name)?;
-        let key = cache.keyer().entry_key(&mapping);
-        self.known.note(cache, name, stamp, key);
-        Ok(key)
     }
 
     /// Asks the provider, or joins whoever is asking for the same already.

@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
 use crate::fixture::{Answer, Host, Serve, read_to_end};
 
 const LARGE: usize = 1 << 20;
@@ -112,6 +114,28 @@ fn more_callers_than_places_are_answered_once_silent_ones_are_cut() {
     let (serve, small, _) = two_values(&host);
     let _silent = begin(&serve, 600, b"");
     assert_eq!(serve.lookup(&small).ok(), b"v");
+}
+
+#[test]
+fn callers_that_find_no_descriptor_left_wait_and_are_answered() {
+    let host = Host::new();
+    let (serve, small, _) = two_values(&host);
+    let few = Rlimit {
+        current: Some(40),
+        maximum: Some(40),
+    };
+    let pid = Pid::from_child(&serve.child);
+    prlimit(Some(pid), Resource::Nofile, few).unwrap();
+    let silent = begin(&serve, 60, b"");
+    host.wait_for_log("cannot accept a connection");
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| serve.lookup(&small));
+        drop(silent);
+        assert_eq!(waiting.join().unwrap().ok(), b"v");
+    });
+    lookups_are_fast(&serve, &small);
+    let said = host.log().matches("cannot accept a connection").count();
+    assert!(said <= 3, "said {said} times");
 }
 
 #[test]

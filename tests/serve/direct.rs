@@ -135,7 +135,7 @@ fn a_caller_that_says_that_it_has_said_all_gets_its_answer() {
 fn values_in_memory_are_answered_while_all_places_in_the_event_loop_are_taken() {
     let host = Host::new();
     let (serve, id) = one_value(&host);
-    let silent: Vec<_> = (0..512).map(|_| serve.connect()).collect();
+    let silent: Vec<_> = (0..700).map(|_| serve.connect()).collect();
     for _ in 0..100 {
         assert_eq!(serve.lookup(&id).ok(), b"v");
     }

@@ -52,13 +52,20 @@ impl Acceptor {
     /// Accepts until it is to stop. What the event loop has not finished by then is returned.
     pub fn run(mut self) -> JoinSet<()> {
         let mut request = [0; MAX_REQUEST];
+        let mut is_failing = false;
         while self.has_caller() {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             match accept_with(&self.listener, flags) {
-                Ok(stream) => self.serve(stream.into(), &mut request),
+                Ok(stream) => {
+                    is_failing = false;
+                    self.serve(stream.into(), &mut request);
+                }
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(e) => {
-                    events::CONNECTION_FAILED.say(format_args!("cannot accept a connection: {e}"));
+                    // Said once, not at each try.
+                    if !std::mem::replace(&mut is_failing, true) {
+                        say_refused(e);
+                    }
                     wait(&mut [readable(&self.stop)], Some(ACCEPT_PAUSE));
                 }
             }
@@ -144,6 +151,12 @@ fn write(mut stream: UnixStream, mut answer: direct::Answer) -> Option<Unfinishe
         ([], []) => None,
         _ => Some(Unfinished::Answer { stream, answer }),
     }
+}
+
+fn say_refused(error: Errno) {
+    events::CONNECTION_FAILED.say(format_args!(
+        "cannot accept a connection: {error}; it is tried again until it can; callers wait meanwhile"
+    ));
 }
 
 fn readable<'fd>(fd: &'fd impl AsFd) -> PollFd<'fd> {

@@ -28,8 +28,8 @@ use crate::serve::http::{self, direct};
 /// How long a request's head may take.
 const HEAD_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long one connection may last: a lookup that waits for the cache to be opened, a provider
-/// call, and the time to take the answer.
+/// How long one connection may last: the wait for a place, a lookup that waits for the cache to be
+/// opened, a provider call, and the time to take the answer.
 const CONNECTION_LIFE: Duration = Duration::from_secs(90);
 
 /// How long a caller that is connected may still take to ask once the service is to end: nobody
@@ -60,7 +60,7 @@ pub enum Unfinished {
 pub struct EventLoop {
     /// Where it runs.
     pub handle: Handle,
-    /// One for each connection.
+    /// One for each connection that it is at.
     pub places: Arc<Semaphore>,
     /// What answers.
     pub server: Arc<Server>,
@@ -71,23 +71,24 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    /// Starts a task for what is left to do. While there are too many of them, it waits, and with it
-    /// all who want to connect.
+    /// Starts a task for what is left to do. It waits for its place: the thread that accepts, and with
+    /// it those whose value is in memory, wait for none.
     pub fn finish(&mut self, unfinished: Unfinished) {
         while self.connections.try_join_next().is_some() {}
-        let place = Arc::clone(&self.places).acquire_owned();
-        // There is always a place once the service is to end.
-        let place = self.handle.block_on(place).ok();
+        let places = Arc::clone(&self.places);
         let (server, stopping) = (Arc::clone(&self.server), self.stopping.clone());
+        let finishing = async move {
+            // There is one for everybody once the service is to end.
+            let _place = places.acquire_owned().await;
+            finish(unfinished, server, stopping).await
+        };
         let connection = async move {
-            let finishing = finish(unfinished, server, stopping);
             match tokio::time::timeout(CONNECTION_LIFE, finishing).await {
                 Ok(Ok(())) => {}
                 // A caller that hangs up early is no error.
                 Ok(Err(e)) => debug!("a connection ended early: {e}"),
                 Err(_) => debug!("a connection lasted too long and was cut"),
             }
-            drop(place);
         };
         self.connections.spawn_on(connection, &self.handle);
     }

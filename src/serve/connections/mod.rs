@@ -31,7 +31,8 @@ use event_loop::EventLoop;
 use progress::Progress;
 pub use progress::Watch;
 
-/// Connections at once that the event loop has; more wait in the socket's backlog.
+/// Connections at once that the event loop is at; more wait for their turn, as many as there are
+/// descriptors, and still more in the socket's backlog.
 const MAX_CONNECTIONS: usize = 512;
 
 /// How long what is in flight may take once the service is to end.

@@ -1,7 +1,9 @@
 //! Lookups that need no more than memory: read and answered without hyper and without the event
 //! loop. What is allowed, and what a name stands for, is decided where every request's is.
 
-use crate::secret::SecretName;
+use std::fmt::Write as _;
+
+use crate::secret::IdText;
 use crate::serve::Server;
 use crate::serve::access::Peer;
 use crate::serve::http::{VALUE_TYPE, authorise, path_parts};
@@ -15,13 +17,12 @@ const MAX_HEADERS: usize = 16;
 pub fn find(server: &Server, peer: Peer, request: &[u8]) -> Option<Found> {
     let lookup = Lookup::parse(request)?;
     authorise(server, peer, lookup.authorization).ok()?;
-    let name = SecretName::parse(lookup.name).ok()?;
-    server.lookups.hit(&name)
+    server.lookups.hit(lookup.id)
 }
 
-/// A request for a value, and nothing that asks for more than that.
+/// A request for the value of an id, and nothing that asks for more than that.
 struct Lookup<'a> {
-    name: &'a str,
+    id: IdText<'a>,
     authorization: Option<&'a [u8]>,
 }
 
@@ -36,14 +37,15 @@ impl<'a> Lookup<'a> {
         let ("GET", 1) = (request.method?, request.version?) else {
             return None;
         };
-        let ("lookup", Some(name)) = path_parts(request.path?) else {
+        let ("lookup", Some(id)) = path_parts(request.path?) else {
             return None;
         };
+        let id = IdText::parse(id)?;
         let is_plain = length == bytes.len() && request.headers.iter().all(changes_nothing);
         let mut headers = request.headers.iter();
         let authorization = headers.find(|h| h.name.eq_ignore_ascii_case("authorization"));
         is_plain.then_some(Self {
-            name,
+            id,
             authorization: authorization.map(|header| header.value),
         })
     }
@@ -61,6 +63,9 @@ fn changes_nothing(header: &httparse::Header<'_>) -> bool {
     }
 }
 
+/// Room for a head, in bytes.
+const HEAD_CAPACITY: usize = 128;
+
 /// A value on its way to the caller.
 pub struct Answer {
     head: String,
@@ -72,11 +77,13 @@ pub struct Answer {
 impl Answer {
     /// The head is byte for byte what hyper writes before a value.
     pub fn new(value: Found) -> Self {
-        let length = value.as_ref().len();
-        let head = format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: {VALUE_TYPE}\r\nconnection: close\r\n\
-             content-length: {length}\r\n\r\n"
-        );
+        let mut head = String::with_capacity(HEAD_CAPACITY);
+        for part in ["HTTP/1.1 200 OK\r\ncontent-type: ", VALUE_TYPE] {
+            head.push_str(part);
+        }
+        head.push_str("\r\nconnection: close\r\ncontent-length: ");
+        // A string takes whatever is written.
+        let _ = write!(head, "{}\r\n\r\n", value.as_ref().len());
         Self {
             head,
             value,
@@ -97,11 +104,13 @@ impl Answer {
 mod tests {
     use super::*;
 
+    const ID: &str = "0123456789abcdef012345678";
+
     fn parse(start: &str, headers: &str) -> Option<(String, Option<Vec<u8>>)> {
         let request = format!("{start}\r\n{headers}\r\n");
         let lookup = Lookup::parse(request.as_bytes())?;
         let authorization = lookup.authorization.map(<[u8]>::to_vec);
-        Some((lookup.name.to_owned(), authorization))
+        Some((lookup.id.as_str().to_owned(), authorization))
     }
 
     #[test]
@@ -112,32 +121,35 @@ mod tests {
             "Host: localhost\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\n",
             "host: psi\r\ncontent-length: 0\r\n",
         ] {
-            let found = parse("GET /lookup/an-id HTTP/1.1", headers);
-            assert_eq!(found, Some(("an-id".into(), None)), "{headers}");
+            let found = parse(&format!("GET /lookup/{ID} HTTP/1.1"), headers);
+            assert_eq!(found, Some((ID.into(), None)), "{headers}");
         }
     }
 
     #[test]
     fn the_first_authorization_counts() {
         let headers = "Accept: */*\r\nAUTHORIZATION:  Bearer a \r\nAuthorization: Bearer b\r\n";
-        let (_, authorization) = parse("GET /lookup/x HTTP/1.1", headers).unwrap();
+        let (_, authorization) = parse(&format!("GET /lookup/{ID} HTTP/1.1"), headers).unwrap();
         assert_eq!(authorization.unwrap(), b"Bearer a");
     }
 
     #[test]
     fn what_is_more_or_less_than_a_lookup_is_none() {
         for start in [
-            "HEAD /lookup/x HTTP/1.1",
-            "get /lookup/x HTTP/1.1",
-            "GET /lookup/x HTTP/1.0",
+            "HEAD /lookup/ID HTTP/1.1",
+            "get /lookup/ID HTTP/1.1",
+            "GET /lookup/ID HTTP/1.0",
             "GET /lookup HTTP/1.1",
+            "GET /lookup/a-name HTTP/1.1",
             "GET /status HTTP/1.1",
-            "GET http://psi/lookup/x HTTP/1.1",
-            "GET //lookup/x HTTP/1.1",
-            "GET /lookup/x HTTP/1.1\r\n",
+            "GET http://psi/lookup/ID HTTP/1.1",
+            "GET //lookup/ID HTTP/1.1",
+            "GET /lookup/ID HTTP/1.1\r\n",
         ] {
-            assert_eq!(parse(start, "Host: psi\r\n"), None, "{start}");
+            let start = start.replace("ID", ID);
+            assert_eq!(parse(&start, "Host: psi\r\n"), None, "{start}");
         }
+        let start = format!("GET /lookup/{ID} HTTP/1.1");
         for headers in [
             "Content-Length: 1\r\n",
             "Content-Length: 0\r\nContent-Length: 1\r\n",
@@ -149,11 +161,12 @@ mod tests {
             " folded\r\n",
             &"Host: psi\r\n".repeat(MAX_HEADERS + 1),
         ] {
-            assert_eq!(parse("GET /lookup/x HTTP/1.1", headers), None, "{headers}");
+            assert_eq!(parse(&start, headers), None, "{headers}");
         }
-        let whole = b"GET /lookup/x HTTP/1.1\r\nHost: psi\r\n\r\n";
+        let whole = format!("{start}\r\nHost: psi\r\n\r\n").into_bytes();
+        assert!(Lookup::parse(&whole).is_some());
         assert!((0..whole.len()).all(|end| Lookup::parse(&whole[..end]).is_none()));
-        assert!(Lookup::parse(&[whole, b"G".as_slice()].concat()).is_none());
+        assert!(Lookup::parse(&[&whole, b"G".as_slice()].concat()).is_none());
     }
 
     #[test]
