@@ -15,6 +15,7 @@ mod in_use;
 mod lookups;
 mod machine;
 mod migration;
+mod migration_container;
 mod readme;
 mod removal;
 mod story;
@@ -111,6 +112,22 @@ fn a_machine_of_the_python_program_is_moved_over_and_back() {
         migration::the_page_registers_everything_anew_and_a_reboot_has_it_all,
         migration::nothing_needs_what_the_page_removes_at_last,
         migration::the_way_back_leaves_what_the_python_program_had,
+        story::the_journal_has_no_secret,
+    ];
+}
+
+#[test]
+fn a_machine_of_the_python_program_in_containers_is_moved_over_and_back() {
+    let mut machine = Machine::boot();
+    tell![machine;
+        container::the_image_is_built_over_an_imported_debian,
+        migration::the_python_program_was_here,
+        migration_container::it_ran_in_containers,
+        migration_container::psi_install_refuses_to_go_on_beside_its_quadlets,
+        migration_container::the_page_brings_the_old_values_back,
+        migration_container::the_page_registers_everything_anew,
+        migration_container::nothing_needs_what_the_page_removes,
+        migration_container::the_way_back_has_the_old_quadlets,
         story::the_journal_has_no_secret,
     ];
 }

@@ -7,10 +7,10 @@ use crate::readme;
 use crate::story::{add_workload, set_secrets, setup_ended, variable};
 
 /// The value in the old cache.
-const OLD_HOST: &str = "db.example.com";
+pub const OLD_HOST: &str = "db.example.com";
 
 /// What the provider has by now.
-const NEW_HOST: &str = "marked-new-host";
+pub const NEW_HOST: &str = "marked-new-host";
 
 /// As the Python program's documentation has it, with one secret of its own in clear, and for a
 /// software TPM.
@@ -203,19 +203,19 @@ pub fn the_way_back_leaves_what_the_python_program_had(machine: &mut Machine) {
     assert!(mapping.contains("\"key\":\"DB_HOST\""), "{mapping}");
 }
 
-fn steps() -> Vec<String> {
+pub fn steps() -> Vec<String> {
     blocks("Step by step")
         .into_iter()
         .map(|(_, block)| block)
         .collect()
 }
 
-fn blocks(section: &str) -> Vec<(String, String)> {
+pub fn blocks(section: &str) -> Vec<(String, String)> {
     readme::blocks_of("docs/migrating.md", section)
 }
 
 /// Does what a block says. The machine lacks what PSI is built from: that line is done from here.
-fn follow(machine: &Machine, block: &str) {
+pub fn follow(machine: &Machine, block: &str) {
     let steps: Vec<&str> = block
         .lines()
         .filter(|line| *line != "make install")
