@@ -156,8 +156,24 @@ fn purge_drop_ins(work: &Work, config: &Config) -> Result<()> {
             tree::remove(&drop_in)?;
         }
         work.say("removed", &drop_in.display().to_string())?;
+        note_assertion(work, &drop_in)?;
     }
     Ok(())
+}
+
+/// A workload may say that it does not start without its secrets, which is an administrator's to change.
+fn note_assertion(work: &Work, drop_in: &Path) -> Result<()> {
+    let unit = drop_in.parent().unwrap_or(drop_in).with_extension("");
+    let text = fs::read_to_string(&unit).unwrap_or_default();
+    let assertion = format!("AssertPathExists={}", drop_in.display());
+    if !text.lines().any(|line| line == assertion) {
+        return Ok(());
+    }
+    let unit = unit.display();
+    work.say(
+        "note",
+        &format!("{unit} starts nothing any more until its line `{assertion}` is taken out"),
+    )
 }
 
 fn purge_state(work: &Work, config: &Config) -> Result<()> {

@@ -213,6 +213,11 @@ fn a_purge_leaves_nothing_but_what_is_somebody_elses() {
         "# Written by psi-setup for workload myapp; changes are overwritten.\n",
     );
     root.write(&drop_in("another"), "[Container]\n");
+    let assertion = format!("AssertPathExists={}", drop_in("myapp"));
+    root.write(
+        &format!("{quadlets}/myapp.container"),
+        &format!("[Unit]\n{assertion}\n"),
+    );
 
     let dry_run = root
         .install(&["uninstall", "--purge-state", "--dry-run"])
@@ -221,6 +226,7 @@ fn a_purge_leaves_nothing_but_what_is_somebody_elses() {
         "# remove Podman's secret myapp--A",
         "# remove /var/lib/psi",
         "# remove /srv/cache.enc\n",
+        "# note /etc/containers/systemd/myapp.container starts nothing any more until its line `AssertPathExists=/",
     ]);
     assert_eq!(registered(&podman).lines().count(), 3);
 
