@@ -33,8 +33,9 @@ pub enum Command {
     /// Put PSI's units in their places, or its quadlets.
     ///
     /// Which ones depends on the providers and the backend in config.yaml. Only what differs is
-    /// written; files that were edited, or are somebody else's, are named and left alone. Run it again
-    /// after each change of config.yaml's providers, backend or refresh interval, and after an upgrade.
+    /// written; files that were edited, or are somebody else's, are named and left alone. A unit of
+    /// somebody else's under one of PSI's names ends it before anything is written. Run it again after
+    /// each change of config.yaml's providers, backend or refresh interval, and after an upgrade.
     #[command(after_long_help = units::MANUAL)]
     Units(units::Args),
     /// Make PSI Podman's default secret driver.
