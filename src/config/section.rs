@@ -25,7 +25,7 @@ impl File {
     /// With a next step that is good for all, where the caller has no better one.
     pub fn error(&self, at: At, what: impl std::fmt::Display) -> Error {
         Error::new(Kind::Config, self.place(at, what))
-            .hint("correct it; `psi-setup --dry-run --strict` then checks all of it")
+            .hint("correct it; `psi-cachectl status --strict` then checks all of it")
     }
 
     pub fn warn(&self, at: At, what: impl std::fmt::Display) {
