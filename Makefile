@@ -25,6 +25,7 @@ bench:
 
 lint:
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 # Licences, duplicates and sources. Advisories change without us: `cargo deny check advisories`.

@@ -47,7 +47,12 @@ fn check_owners(data: &[u8], records: usize) {
             let again = Owners::parse(Some(&bytes), records).expect("it was written as it is read");
             assert_eq!(again, owners);
             assert_eq!(again.to_bytes(), bytes);
-            assert!(owners.owned().iter().all(|place| (1..records).contains(&(*place as usize))));
+            assert!(
+                owners
+                    .owned()
+                    .iter()
+                    .all(|place| (1..records).contains(&(*place as usize)))
+            );
             assert!(owners.workloads().all(|name| !["", "\0"].contains(&name)));
         }
         Err(error) => assert_damaged(&error),

@@ -6,8 +6,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use psi::cache::{Header, Keyer, Table};
 use psi::cache::envelope::{open, read_header, seal, version};
+use psi::cache::{Header, Keyer, Table};
 use psi::locked::Locked;
 use psi::mapping::{Mapping, ProviderName};
 use psi_fuzz::{assert_damaged, has_fraction, seed_key};

@@ -34,7 +34,10 @@ impl Receiver for Kept {
     }
 
     fn entry(&mut self, mapping: &Mapping, value: Vec<u8>) -> Result<()> {
-        let (_, entries) = self.0.last_mut().expect("a workload comes before its entries");
+        let (_, entries) = self
+            .0
+            .last_mut()
+            .expect("a workload comes before its entries");
         entries.push((mapping.clone(), value));
         Ok(())
     }
@@ -73,11 +76,16 @@ fn check(given: &Given, data: &[u8]) {
     let workloads = value["workloads"].as_object().expect("it was read as one");
     assert_eq!(workloads.len(), given.len());
     for (name, entries) in given {
-        let whole = workloads[name]["entries"].as_array().expect("they are a list");
+        let whole = workloads[name]["entries"]
+            .as_array()
+            .expect("they are a list");
         assert_eq!(whole.len(), entries.len());
         for (whole, (mapping, value)) in whole.iter().zip(entries) {
             let text = whole["mapping"].to_string();
-            assert_eq!(&Mapping::parse(text.as_bytes()).expect("it was one"), mapping);
+            assert_eq!(
+                &Mapping::parse(text.as_bytes()).expect("it was one"),
+                mapping
+            );
             let text = whole["value"].as_str().expect("a value is a text");
             assert_eq!(&BASE64.decode(text).expect("it was base64"), value);
         }
@@ -96,7 +104,9 @@ fn survives_json(given: &Given) {
         (name.clone(), WorkloadEntries { entries })
     };
     let workloads = given.iter().map(workload).collect();
-    let json = HandOver { workloads }.to_json().expect("it was smaller than the limit");
+    let json = HandOver { workloads }
+        .to_json()
+        .expect("it was smaller than the limit");
     let mut again = read(json.as_bytes()).expect("it was written as it is read");
     let mut given = given.clone();
     for given in [&mut again, &mut given] {
