@@ -20,6 +20,9 @@ use crate::wire::{
     Prune, Pruned, PutLocal, RemovedLocal, Slots, SlotsChanged, Verified, to_secret_json,
 };
 
+/// Between two questions after a cache that is being opened.
+const OPENING_PAUSE: Duration = Duration::from_millis(500);
+
 /// How long psi-serve may be away, e.g. while it is started again.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -201,12 +204,22 @@ impl Client {
         self.parse(&bytes)
     }
 
-    /// Whether psi-serve can answer lookups.
+    /// Whether psi-serve can answer lookups. A cache that is being opened is waited for, up to
+    /// `patience`; a psi-serve that does not answer is not.
     ///
     /// # Errors
     /// Why it can't.
-    pub async fn health(&self) -> Result<()> {
-        self.get("/healthz").await.map(drop)
+    pub async fn health(&self, patience: Duration) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            match self.ask_once(Method::GET, "/healthz", &[]).await? {
+                Ok(_) => return Ok(()),
+                Err((_, failure)) if failure.error == "opening" && start.elapsed() < patience => {
+                    tokio::time::sleep(OPENING_PAUSE).await;
+                }
+                Err((status, failure)) => return Err(refused(status, failure)),
+            }
+        }
     }
 
     async fn get(&self, path: &str) -> Result<Zeroizing<Vec<u8>>> {
@@ -306,7 +319,7 @@ fn refused(status: StatusCode, failure: Failure) -> Error {
         "no_mapping" | "not_found" => Kind::NotFound,
         "damaged" | "corrupt_mapping" => Kind::Damaged,
         "configuration" => Kind::Config,
-        "cache_closed" | "unhealthy" | "provider_failed" => Kind::Unreachable,
+        "cache_closed" | "unhealthy" | "opening" | "provider_failed" => Kind::Unreachable,
         _ if status.is_client_error() => Kind::Refused,
         _ => Kind::Io,
     };

@@ -129,6 +129,12 @@ fn a_caller_that_says_that_it_has_said_all_gets_its_answer() {
     stream.write_all(&lookup(&id, "")).unwrap();
     finish(&stream);
     assert_eq!(Answer::read(&mut stream).ok(), b"v");
+    let mut stream = serve.connect();
+    stream
+        .write_all(b"GET /list HTTP/1.1\r\nHost: psi\r\n\r\n")
+        .unwrap();
+    finish(&stream);
+    assert_eq!(Answer::read(&mut stream).text(), format!("{id}\n"));
 }
 
 #[test]

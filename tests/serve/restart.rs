@@ -157,7 +157,7 @@ fn requests_wait_while_the_cache_is_being_opened() {
     let (host, id) = slow_to_open();
     let serve = host.start_with(&mut host.command());
     assert!(is_opening(&serve));
-    serve.get("/healthz").fails(503, "unhealthy");
+    serve.get("/healthz").fails(503, "opening");
     thread::scope(|scope| {
         let lookups: Vec<_> = (0..20).map(|_| scope.spawn(|| serve.lookup(&id))).collect();
         let check = scope.spawn(|| serve.check(&json!({"ids": [id]})));
@@ -262,4 +262,15 @@ fn check_health_says_whether_lookups_can_be_answered() {
     );
     assert_eq!(serve.hand_over(&[("app", &[("A", b"v")])]).status, 200);
     assert_eq!(check(), Some(0));
+}
+
+#[test]
+fn check_health_waits_for_a_cache_that_is_being_opened() {
+    let (host, _) = slow_to_open();
+    let _serve = host.start_with(&mut host.command());
+    let mut check = host.command().arg("--check-health").spawn().unwrap();
+    host.wait_for_log("answered 503: opening the cache");
+    assert_eq!(check.try_wait().unwrap(), None);
+    deliver_late(&host);
+    assert_eq!(wait(&mut check).code(), Some(0));
 }

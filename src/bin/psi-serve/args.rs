@@ -16,7 +16,8 @@ pub struct Args {
     /// The configuration's place.
     #[command(flatten)]
     pub common: CommonArgs,
-    /// Ask the running psi-serve whether it can answer lookups, and exit 0 if so: for HealthCmd=.
+    /// Ask the running psi-serve whether it can answer lookups, and exit 0 if so: for HealthCmd=. A
+    /// cache that is being opened is waited for, 8 seconds at most.
     #[arg(long)]
     pub check_health: bool,
 }

@@ -37,7 +37,12 @@ fn run(args: Args) -> Result<u8> {
     Ok(0)
 }
 
+/// How long a check waits for a cache that is being opened: less than the `HealthTimeout=` of the
+/// shipped quadlet. Podman's first check comes with the start, and one that fails is a failed unit of
+/// systemd's.
+const OPENING_PATIENCE: Duration = Duration::from_secs(8);
+
 fn check_health(config: &psi::config::Config) -> Result<()> {
-    let client = Client::new(&config.socket, None)?.with_patience(Duration::ZERO);
-    cli::block_on(client.health())
+    let client = Client::new(&config.socket, None)?;
+    cli::block_on(client.health(OPENING_PATIENCE))
 }

@@ -129,6 +129,8 @@ async fn serve(
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
+        // Whoever has said all it has to say may close that direction, as socat does.
+        .half_close(true)
         .auto_date_header(false)
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)

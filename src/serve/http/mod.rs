@@ -15,6 +15,7 @@ use crate::mapping::MAX_MAPPING;
 use crate::secret::SecretId;
 use crate::serve::Server;
 use crate::serve::access::Peer;
+use crate::serve::sealed::State;
 
 mod body;
 mod cache;
@@ -185,7 +186,10 @@ fn healthz(server: &Server) -> Result<Answer, Refusal> {
         true => Ok(text("ok")),
         false => Err(Refusal::said(
             StatusCode::SERVICE_UNAVAILABLE,
-            "unhealthy",
+            match server.sealed.state() {
+                State::Opening => "opening",
+                _ => "unhealthy",
+            },
             &status.why.join("; "),
             "`psi-cachectl status` and `journalctl -u psi-secrets` say more",
         )),
