@@ -79,7 +79,7 @@ impl Job<'_> {
 
     fn drop_under_lock(&self, name: &SecretName) -> Result<bool> {
         let store = Store::open(&self.config.state_dir)?;
-        let (_, mapping) = store.get(name)?.ok_or_else(|| unknown(name.as_str()))?;
+        let mapping = store.get(name)?.ok_or_else(|| unknown(name.as_str()))?;
         match owner::open_cache(self.config, self.credential.clone())? {
             Some(cache) => cache.invalidate(&cache.keyer().entry_key(&mapping)),
             None => Ok(false),

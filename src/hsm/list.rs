@@ -121,7 +121,7 @@ async fn registered(config: &Config, store: &Store) -> Option<Vec<(String, Strin
     };
     let stands_for = |secret: Secret| {
         let id = SecretId::parse(&secret.id).ok()?;
-        let (_, mapping) = store.get(&id.into()).ok()??;
+        let mapping = store.get(&id.into()).ok()??;
         Some((secret.name, digest(&mapping)?))
     };
     Some(secrets.into_iter().filter_map(stands_for).collect())

@@ -90,7 +90,7 @@ pub async fn store(config: &Config, args: &Args) -> Result<Outcome> {
 
 fn check_place(store: &Store, name: &SecretName) -> Result<()> {
     match store.get(name)? {
-        Some((_, mapping)) if mapping.provider() != ProviderName::NitrokeyHsm => {
+        Some(mapping) if mapping.provider() != ProviderName::NitrokeyHsm => {
             let what = format!(
                 "the state directory has a secret {name} of provider {}",
                 mapping.provider()
@@ -200,7 +200,7 @@ impl<'a> Registration<'a> {
 fn is_tokens(secret: &Secret, store: &Store) -> bool {
     let stored = SecretId::parse(&secret.id).map(|id| store.get(&id.into()));
     let mapping = match stored {
-        Ok(Ok(Some((_, mapping)))) => mapping,
+        Ok(Ok(Some(mapping))) => mapping,
         _ => return false,
     };
     secret.driver == "shell" && mapping.provider() == ProviderName::NitrokeyHsm

@@ -16,8 +16,10 @@ use crate::error::{Error, Kind, Result};
 use crate::secret::LocalName;
 
 mod store;
+mod watch;
 
-pub use store::{Stamp, Store};
+pub use store::Store;
+pub use watch::{Change, Watch};
 
 /// Largest mapping, in bytes: what Podman takes as a secret is below 512,000 (its `secrets.go`).
 pub const MAX_MAPPING: usize = 512_000;

@@ -5,13 +5,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::directory::{Directory, Owner};
 use crate::error::{Error, Kind, Result};
-use crate::mapping::{MAX_MAPPING, Mapping};
-use crate::secret::{IdText, SecretId, SecretName};
+use crate::mapping::{MAX_MAPPING, Mapping, Watch};
+use crate::secret::{SecretId, SecretName};
 
 /// The mappings in one state directory.
 #[derive(Debug)]
@@ -20,32 +20,6 @@ pub struct Store {
     path: PathBuf,
     /// A repeated request must not meet the first one's half-written file.
     writing: Mutex<()>,
-}
-
-/// Tells one state of a file from another: it changes with every write and every replacement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    inode: u64,
-    /// Every write sets it, whatever is done to the time of modification.
-    changed: i64,
-    changed_nanoseconds: u32,
-    size: u32,
-}
-
-impl Stamp {
-    #[allow(
-        clippy::unnecessary_cast,
-        reason = "the fields' types differ between architectures"
-    )]
-    fn of(stat: &Stat) -> Self {
-        Self {
-            inode: stat.st_ino as u64,
-            changed: stat.st_ctime as i64,
-            changed_nanoseconds: stat.st_ctime_nsec as u32,
-            // Nothing as large is a mapping.
-            size: u32::try_from(stat.st_size).unwrap_or(u32::MAX),
-        }
-    }
 }
 
 impl Store {
@@ -90,34 +64,20 @@ impl Store {
         })
     }
 
-    /// The file's state now; nothing if there is no such file.
+    /// Watches for changes of mappings from now on.
     ///
     /// # Errors
-    /// [`Kind::Io`] naming the file.
-    pub fn stamp(&self, name: &SecretName) -> Result<Option<Stamp>> {
-        self.stamp_at(name.as_str())
+    /// As [`Watch::start`].
+    pub fn watch(&self) -> io::Result<Watch> {
+        Watch::start(&self.directory)
     }
 
-    /// The same, of an id.
-    ///
-    /// # Errors
-    /// [`Kind::Io`] naming the file.
-    pub fn stamp_of_id(&self, id: IdText<'_>) -> Result<Option<Stamp>> {
-        self.stamp_at(id.as_str())
-    }
-
-    fn stamp_at(&self, name: &str) -> Result<Option<Stamp>> {
-        let stat = self.directory.stat(name.as_ref());
-        let stat = stat.map_err(|e| self.failed("read", name, e))?;
-        Ok(stat.as_ref().map(Stamp::of))
-    }
-
-    /// The mapping called `name` with its file's state; nothing if there is no such file.
+    /// The mapping called `name`; nothing if there is no such file.
     ///
     /// # Errors
     /// [`Kind::Damaged`] if the file holds no mapping, [`Kind::Io`] if it cannot be read; both
     /// name it.
-    pub fn get(&self, name: &SecretName) -> Result<Option<(Stamp, Mapping)>> {
+    pub fn get(&self, name: &SecretName) -> Result<Option<Mapping>> {
         let failed = |e: io::Error| self.failed("read", name.as_str(), e);
         let file = self
             .directory
@@ -125,13 +85,12 @@ impl Store {
         let Some(file) = file.map_err(failed)? else {
             return Ok(None);
         };
-        let stat = rustix::fs::fstat(&file).map_err(|e| failed(e.into()))?;
         let mut bytes = Vec::new();
         file.take(MAX_MAPPING as u64 + 1)
             .read_to_end(&mut bytes)
             .map_err(failed)?;
         let mapping = Mapping::parse(&bytes).map_err(|e| self.corrupt(name, &e))?;
-        Ok(Some((Stamp::of(&stat), mapping)))
+        Ok(Some(mapping))
     }
 
     /// Keeps `mapping`, the text of a mapping, under `id`; it is on disk when this returns.
@@ -205,7 +164,7 @@ impl Store {
         let mut names: Vec<SecretName> = names.collect();
         names.sort();
         Ok(names.into_iter().filter_map(|name| match self.get(&name) {
-            Ok(found) => found.map(|(_, mapping)| (name, Ok(mapping))),
+            Ok(found) => found.map(|mapping| (name, Ok(mapping))),
             Err(e) => self.is_file(&name).then_some((name, Err(e))),
         }))
     }
@@ -254,6 +213,8 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mapping::Change;
+    use std::ffi::CString;
     use std::os::unix::fs::PermissionsExt;
 
     const ID: &str = "0123456789abcdef012345678";
@@ -280,21 +241,31 @@ mod tests {
         let file = dir.path().join(ID);
         assert_eq!(std::fs::read(&file).unwrap(), MAPPING);
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        let (stamp, mapping) = store.get(&name(ID)).unwrap().unwrap();
+        let mapping = store.get(&name(ID)).unwrap().unwrap();
         assert_eq!(mapping.get("key"), Some("A"));
-        assert_eq!(store.stamp(&name(ID)).unwrap(), Some(stamp));
         assert!(store.delete(&id()).unwrap());
         assert!(!store.delete(&id()).unwrap());
         assert!(store.get(&name(ID)).unwrap().is_none());
     }
 
     #[test]
-    fn a_rewritten_file_has_another_stamp() {
+    fn what_is_put_and_deleted_is_seen_by_whoever_watches() {
         let (_dir, store) = store();
+        let mut watch = store.watch().unwrap();
+        let mut is_seen = || {
+            let mut seen = false;
+            let ours = CString::new(ID).unwrap();
+            let changes = watch.changes(|change| seen |= change == Change::File(&ours));
+            changes.unwrap();
+            seen
+        };
         store.put(&id(), MAPPING).unwrap();
-        let before = store.stamp(&name(ID)).unwrap();
+        assert!(is_seen());
         store.put(&id(), MAPPING).unwrap();
-        assert_ne!(store.stamp(&name(ID)).unwrap(), before);
+        assert!(is_seen());
+        assert!(!is_seen());
+        store.delete(&id()).unwrap();
+        assert!(is_seen());
     }
 
     #[test]

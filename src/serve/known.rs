@@ -1,50 +1,102 @@
-//! Where in the cache the value lies that an id stands for, remembered: a lookup then costs one
-//! stat(2) of the mapping's file, and neither reading that nor a search.
+//! Where in the cache the value of an id lies, remembered until the id's mapping or the cache changes:
+//! a lookup then reads no file and searches nothing.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tracing::info;
 
 use crate::cache::{Extent, Saved};
-use crate::mapping::Stamp;
+use crate::mapping::{Change, Store, Watch};
 use crate::secret::IdText;
 
-/// The places of ids' values in what is served. It stays small: 100,000 ids take some 6 MiB.
-#[derive(Default)]
+/// The places of ids' values in what is served. It stays small: 100,000 ids take some 4 MiB.
 pub struct Known(Mutex<Inner>);
 
-#[derive(Default)]
 struct Inner {
+    /// Without it nothing is remembered.
+    watch: Option<Watch>,
     /// In what was served before or is after it, values lie elsewhere.
     saved: Weak<Saved>,
-    extents: HashMap<u128, (Stamp, Extent)>,
+    extents: HashMap<u128, Extent>,
 }
 
 impl Known {
-    /// Where in `saved` the value lies that `id` stands for, if its mapping's file is still as it was in
-    /// `stamp`.
-    pub fn get(&self, saved: &Arc<Saved>, id: IdText<'_>, stamp: Stamp) -> Option<Extent> {
-        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !std::ptr::eq(inner.saved.as_ptr(), Arc::as_ptr(saved)) {
-            return None;
+    /// For the mappings in `store`.
+    pub fn new(store: &Store) -> Self {
+        let watch = store.watch().inspect_err(|e| {
+            info!("changes of mappings can't be watched ({e}): each lookup reads its own");
+        });
+        Self(Mutex::new(Inner {
+            watch: watch.ok(),
+            saved: Weak::new(),
+            extents: HashMap::new(),
+        }))
+    }
+
+    /// Where in `saved` the value of `id` lies. `find` reads the mapping and searches for it; it is asked
+    /// if that is not known. A change of the mapping that was made before the call is seen.
+    pub fn extent(
+        &self,
+        saved: &Arc<Saved>,
+        id: IdText<'_>,
+        find: impl FnOnce() -> Option<Extent>,
+    ) -> Option<Extent> {
+        // Held while `find` reads: nobody else is told meanwhile that the mapping has changed since.
+        let mut inner = self.lock();
+        if !inner.is_up_to_date() {
+            drop(inner);
+            return find();
         }
-        let (of, extent) = inner.extents.get(&id.number())?;
-        (*of == stamp).then_some(*extent)
+        inner.turn_to(saved);
+        if let Some(extent) = inner.extents.get(&id.number()) {
+            return Some(*extent);
+        }
+        let extent = find()?;
+        inner.extents.insert(id.number(), extent);
+        Some(extent)
     }
 
     /// Forgets all of it, and gives its memory back: the next lookup of each id reads its mapping again.
     pub fn clear(&self) {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *inner = Inner::default();
+        let mut inner = self.lock();
+        inner.saved = Weak::new();
+        inner.extents = HashMap::new();
     }
 
-    /// Remembers it.
-    pub fn note(&self, saved: &Arc<Saved>, id: IdText<'_>, stamp: Stamp, extent: Extent) {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !std::ptr::eq(inner.saved.as_ptr(), Arc::as_ptr(saved)) {
-            // It is kept from being freed, so that nothing else can lie where it lay.
-            inner.saved = Arc::downgrade(saved);
-            inner.extents.clear();
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Forgets what has changed. Says whether what is left is true.
+    fn is_up_to_date(&mut self) -> bool {
+        let Some(watch) = &mut self.watch else {
+            return false;
+        };
+        let extents = &mut self.extents;
+        let told = watch.changes(|change| match change {
+            Change::Any => extents.clear(),
+            // Other files than mappings change there, too.
+            Change::File(name) => {
+                if let Some(id) = name.to_str().ok().and_then(IdText::parse) {
+                    extents.remove(&id.number());
+                }
+            }
+        });
+        if told.is_err() {
+            self.watch = None;
+            self.extents = HashMap::new();
         }
-        inner.extents.insert(id.number(), (stamp, extent));
+        self.watch.is_some()
+    }
+
+    fn turn_to(&mut self, saved: &Arc<Saved>) {
+        if !std::ptr::eq(self.saved.as_ptr(), Arc::as_ptr(saved)) {
+            // It is kept from being freed, so that nothing else can lie where it lay.
+            self.saved = Arc::downgrade(saved);
+            self.extents.clear();
+        }
     }
 }

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::cache::{Cache, Extent, Saved};
+use crate::cache::{Extent, Saved};
 use crate::error::{Error, Kind, Result};
 use crate::heap;
 use crate::locked::Locked;
-use crate::mapping::{Mapping, ProviderName, Stamp, Store};
+use crate::mapping::{Mapping, ProviderName, Store};
 use crate::secret::{IdText, SecretName};
 use crate::serve::known::Known;
 use crate::serve::providers::Providers;
@@ -131,10 +131,10 @@ impl Lookups {
     /// Lookups of what `store` maps, from `sealed` and, failing that, from `providers`.
     pub fn new(store: Arc<Store>, sealed: Arc<Sealed>, providers: Providers) -> Self {
         Self {
+            known: Known::new(&store),
             store,
             sealed,
             providers: RwLock::new(Arc::new(providers)),
-            known: Known::default(),
             memory: Arc::default(),
             counters: Counters::default(),
         }
@@ -163,11 +163,10 @@ impl Lookups {
     /// The value that `id` stands for, if it is in memory: no provider or device is asked, and nothing
     /// is waited for.
     pub fn hit(&self, id: IdText<'_>) -> Option<Found> {
-        let stamp = self.store.stamp_of_id(id).ok()??;
         let state = self.sealed.state();
-        let found = match self.remembered(id, stamp, &state) {
+        let found = match self.remembered(id, &state) {
             Some(found) => found,
-            None => self.in_memory(&id.to_name(), stamp, &state).ok()??,
+            None => self.in_memory(&self.mapping(&id.to_name()).ok()?, &state)?,
         };
         self.counters.hits.fetch_add(1, Ordering::Relaxed);
         Some(found)
@@ -188,13 +187,13 @@ impl Lookups {
     }
 
     async fn find(&self, name: &SecretName) -> Result<(Found, &AtomicU64), Missing> {
-        let stamp = self.store.stamp(name).map_err(Missing::Unusable)?;
-        let stamp = stamp.ok_or(Missing::NoMapping)?;
+        // What has no mapping waits for nothing; what has one may have another after the wait.
+        self.mapping(name)?;
         let state = self.sealed.settled().await;
-        if let Some(found) = self.in_memory(name, stamp, &state)? {
+        let mapping = Arc::new(self.mapping(name)?);
+        if let Some(found) = self.in_memory(&mapping, &state) {
             return Ok((found, &self.counters.hits));
         }
-        let mapping = Arc::new(self.mapping(name)?);
         if mapping.provider() == ProviderName::Local {
             self.sealed.may_have_local().map_err(unavailable)?;
         }
@@ -207,63 +206,34 @@ impl Lookups {
         }
     }
 
-    /// The value of `id`, if it was looked up before and nothing has changed since.
-    fn remembered(&self, id: IdText<'_>, stamp: Stamp, state: &State) -> Option<Found> {
+    /// The value of `id` in the opened cache. Its mapping is read if that or the cache has changed since
+    /// the last time.
+    fn remembered(&self, id: IdText<'_>, state: &State) -> Option<Found> {
         let State::Open(cache) = state else {
             return None;
         };
         let saved = cache.current();
-        let extent = self.known.get(&saved, id, stamp)?;
+        let extent = self.known.extent(&saved, id, || {
+            let mapping = self.mapping(&id.to_name()).ok()?;
+            saved.table.find(&cache.keyer().entry_key(&mapping))
+        })?;
         Some(Found::Sealed(saved, extent))
     }
 
-    /// The value of `name`, whose file is as in `stamp`, from the opened cache or from what was
-    /// learned live.
-    fn in_memory(
-        &self,
-        name: &SecretName,
-        stamp: Stamp,
-        state: &State,
-    ) -> Result<Option<Found>, Missing> {
-        if let State::Open(cache) = state
-            && let Some(found) = self.sealed(name, stamp, cache)?
-        {
-            return Ok(Some(found));
+    /// The value of `mapping`, from the opened cache or from what was learned live.
+    fn in_memory(&self, mapping: &Mapping, state: &State) -> Option<Found> {
+        if let State::Open(cache) = state {
+            let saved = cache.current();
+            if let Some(extent) = saved.table.find(&cache.keyer().entry_key(mapping)) {
+                return Some(Found::Sealed(saved, extent));
+            }
         }
-        let mapping = self.mapping(name)?;
-        let learned = self.memory().learned.get(&mapping).map(Arc::clone);
-        Ok(learned.map(Found::Learned))
-    }
-
-    /// The value of `name` in `cache`. Where an id's lies is remembered; names that were given by hand
-    /// are few, and read each time.
-    fn sealed(
-        &self,
-        name: &SecretName,
-        stamp: Stamp,
-        cache: &Cache,
-    ) -> Result<Option<Found>, Missing> {
-        let saved = cache.current();
-        let id = IdText::parse(name.as_str());
-        if let Some(extent) = id.and_then(|id| self.known.get(&saved, id, stamp)) {
-            return Ok(Some(Found::Sealed(saved, extent)));
-        }
-        let (stamp, mapping) = self.stamped_mapping(name)?;
-        let Some(extent) = saved.table.find(&cache.keyer().entry_key(&mapping)) else {
-            return Ok(None);
-        };
-        if let Some(id) = id {
-            self.known.note(&saved, id, stamp, extent);
-        }
-        Ok(Some(Found::Sealed(saved, extent)))
+        let learned = self.memory().learned.get(mapping).map(Arc::clone);
+        learned.map(Found::Learned)
     }
 
     /// The mapping called `name`.
     pub(super) fn mapping(&self, name: &SecretName) -> Result<Mapping, Missing> {
-        Ok(self.stamped_mapping(name)?.1)
-    }
-
-    fn stamped_mapping(&self, name: &SecretName) -> Result<(Stamp, Mapping), Missing> {
         let found = self.store.get(name).map_err(Missing::Unusable)?;
         found.ok_or(Missing::NoMapping)
     }

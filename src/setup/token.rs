@@ -146,8 +146,8 @@ fn keys(workload: &Workload) -> &[KeyRef] {
 /// What is stored as `name`, if that was sealed for a token.
 fn stored(store: &Store, name: &SecretName) -> Result<Option<Mapping>> {
     match store.get(name)? {
-        Some((_, mapping)) if mapping.provider() == ProviderName::NitrokeyHsm => Ok(Some(mapping)),
-        Some((_, mapping)) => {
+        Some(mapping) if mapping.provider() == ProviderName::NitrokeyHsm => Ok(Some(mapping)),
+        Some(mapping) => {
             let what = format!(
                 "the stored secret {name} is one of provider {}, not of a token",
                 mapping.provider()

@@ -138,6 +138,31 @@ fn a_caller_that_says_that_it_has_said_all_gets_its_answer() {
 }
 
 #[test]
+fn a_mapping_that_somebody_changes_counts_from_the_next_lookup_on() {
+    let host = Host::new();
+    let serve = host.start();
+    let values: [(&str, &[u8]); 2] = [("A", b"one"), ("B", b"two")];
+    assert_eq!(serve.hand_over(&[("app", &values)]).status, 200);
+    let id = serve.store(1, "A");
+    let other = host.path("other");
+    let file = host.state(&id);
+    for _ in 0..20 {
+        assert_eq!(serve.lookup(&id).ok(), b"one");
+        std::fs::write(&file, mapping("B").to_string()).unwrap();
+        assert_eq!(serve.lookup(&id).ok(), b"two", "written");
+        std::fs::write(&other, mapping("A").to_string()).unwrap();
+        std::fs::rename(&other, &file).unwrap();
+        assert_eq!(serve.lookup(&id).ok(), b"one", "replaced");
+        std::fs::rename(&file, &other).unwrap();
+        serve.lookup(&id).fails(404, "no_mapping");
+        std::fs::rename(&other, &file).unwrap();
+        assert_eq!(serve.lookup(&id).ok(), b"one", "back");
+    }
+    std::fs::remove_file(&file).unwrap();
+    serve.lookup(&id).fails(404, "no_mapping");
+}
+
+#[test]
 fn values_in_memory_are_answered_while_all_places_in_the_event_loop_are_taken() {
     let host = Host::new();
     let (serve, id) = one_value(&host);

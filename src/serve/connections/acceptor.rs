@@ -4,14 +4,14 @@
 //! It waits for no caller while another one waits for it: a silent one holds up nobody. And what
 //! the event loop waits for holds up no value that is in memory.
 
-use std::io::{ErrorKind, IoSlice, PipeReader, Read as _, Write as _};
+use std::io::{IoSlice, PipeReader};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, read, writev};
 use rustix::net::{SocketFlags, accept_with};
 use tokio::task::JoinSet;
 use tracing::debug;
@@ -115,10 +115,10 @@ impl Acceptor {
     }
 
     /// How many bytes of a request there are; none if that must be waited for.
-    fn read(&self, mut stream: &UnixStream, request: &mut [u8]) -> usize {
-        match stream.read(request) {
-            Err(e) if e.kind() == ErrorKind::WouldBlock && self.sends_soon(stream) => {
-                stream.read(request).unwrap_or_default()
+    fn read(&self, stream: &UnixStream, request: &mut [u8]) -> usize {
+        match read(stream, &mut *request) {
+            Err(Errno::AGAIN) if self.sends_soon(stream) => {
+                read(stream, request).unwrap_or_default()
             }
             // Whoever reads on finds out whether this is the end.
             outcome => outcome.unwrap_or_default(),
@@ -136,11 +136,11 @@ impl Acceptor {
 }
 
 /// Writes what the socket takes at once, which is nearly always all; the rest is returned.
-fn write(mut stream: UnixStream, mut answer: direct::Answer) -> Option<Unfinished> {
+fn write(stream: UnixStream, mut answer: direct::Answer) -> Option<Unfinished> {
     let (head, value) = answer.unsent();
-    match stream.write_vectored(&[IoSlice::new(head), IoSlice::new(value)]) {
+    match writev(&stream, &[IoSlice::new(head), IoSlice::new(value)]) {
         Ok(sent) => answer.sent += sent,
-        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+        Err(Errno::AGAIN | Errno::INTR) => {}
         // A caller that hangs up early is no error.
         Err(e) => {
             debug!("a connection ended early: {e}");
