@@ -9,8 +9,11 @@ use crate::story::{add_workload, set_secrets, setup_ended, variable};
 /// The value in the old cache.
 pub const OLD_HOST: &str = "db.example.com";
 
+const OLD_PASSWORD: &[u8] = b"\x00not text\xff\n";
+
 /// What the provider has by now.
 pub const NEW_HOST: &str = "marked-new-host";
+const NEW_PASSWORD: &[u8] = b"marked-new-password";
 
 /// As the Python program's documentation has it, with one secret of its own in clear, and for a
 /// software TPM.
@@ -96,7 +99,7 @@ list) ls /var/lib/psi ;;
 esac
 "#;
 
-/// Its configuration, state, cache, key, units, and one secret of Podman's; the provider is down.
+/// Its configuration, state, cache, key, units, and two secrets of Podman's; the provider is down.
 pub fn the_python_program_was_here(machine: &mut Machine) {
     let root_only = "install -d -m 0700 /etc/psi /var/lib/psi";
     machine.run(root_only);
@@ -111,17 +114,21 @@ pub fn the_python_program_was_here(machine: &mut Machine) {
     for (name, text) in UNITS {
         machine.write(&format!("/etc/systemd/system/{name}"), text);
     }
-    machine.write(
-        "/run/mapping",
-        r#"{"provider": "infisical", "project": "myproject", "path": "/myapp", "key": "DB_HOST"}"#,
-    );
     machine.write_program("/usr/local/bin/old-driver", DRIVER);
     let options = ["store", "lookup", "delete", "list"];
     let options = options.map(|verb| format!("{verb}=/usr/local/bin/old-driver {verb}"));
-    machine.run(&format!(
-        "podman secret create --driver shell --driver-opts '{}' myapp--DB_HOST /run/mapping",
-        options.join(",")
-    ));
+    let options = options.join(",");
+    for key in ["DB_HOST", "DB_PASSWORD"] {
+        machine.write(
+            "/run/mapping",
+            &format!(
+                r#"{{"provider": "infisical", "project": "myproject", "path": "/myapp", "key": "{key}"}}"#
+            ),
+        );
+        machine.run(&format!(
+            "podman secret create --driver shell --driver-opts '{options}' myapp--{key} /run/mapping"
+        ));
+    }
     add_workload(machine, "myapp", "");
     machine.write(
         "/etc/containers/systemd/myapp.container.d/50-secrets.conf",
@@ -131,7 +138,35 @@ pub fn the_python_program_was_here(machine: &mut Machine) {
         "systemctl daemon-reload
         systemctl enable --now --quiet psi-secrets.service psi-infisical-setup.service psi-infisical-refresh.timer",
     );
-    set_secrets(machine, &[("/myapp", "DB_HOST", NEW_HOST)]);
+    let new_password = String::from_utf8_lossy(NEW_PASSWORD);
+    let secrets = [
+        ("/myapp", "DB_HOST", NEW_HOST),
+        ("/myapp", "DB_PASSWORD", &new_password),
+    ];
+    set_secrets(machine, &secrets);
+}
+
+pub fn every_secret_has_its_old_value(machine: &mut Machine) {
+    is_served(machine, OLD_HOST.as_bytes(), OLD_PASSWORD);
+}
+
+pub fn every_secret_has_its_new_value_and_one_registration(machine: &mut Machine) {
+    is_served(machine, NEW_HOST.as_bytes(), NEW_PASSWORD);
+}
+
+/// Expects that Podman has the two secrets and no other, and that they are these.
+fn is_served(machine: &Machine, host: &[u8], password: &[u8]) {
+    let names = machine.run("podman secret ls --noheading --format '{{.Name}}' | sort");
+    let names: Vec<&str> = names.split_whitespace().collect();
+    assert_eq!(names, ["myapp--DB_HOST", "myapp--DB_PASSWORD"]);
+    for (name, value) in names.into_iter().zip([host, password]) {
+        let found = machine.run(&format!(
+            "SECRET_ID=$(podman secret inspect --format '{{{{.ID}}}}' {name}) psi-secret lookup | od -An -v -tx1"
+        ));
+        let found: String = found.split_whitespace().collect();
+        let value: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(found, value, "{name}");
+    }
 }
 
 /// The page's commands up to the start of psi-serve; the old secret is answered from the old cache.

@@ -1,6 +1,7 @@
 //! What a machine lives through, step by step: its set-up, outages and reboots.
 
 use psi_test_support::wait;
+use std::collections::BTreeMap;
 
 use crate::machine::{Machine, text};
 use crate::readme;
@@ -364,12 +365,17 @@ WantedBy=multi-user.target
     machine.write(&format!("/etc/containers/systemd/{name}.container"), &unit);
 }
 
-/// As somebody would in Infisical: folders, each with one key and its value.
+/// As somebody would in Infisical: folders, keys and their values.
 pub fn set_secrets(machine: &Machine, secrets: &[(&str, &str, &str)]) {
-    let folder = |(path, key, value): &(&str, &str, &str)| {
-        format!(r#""{path}": {{"secrets": {{"{key}": "{value}"}}}}"#)
+    let mut folders: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (path, key, value) in secrets {
+        let secret = format!(r#""{key}": "{value}""#);
+        folders.entry(path).or_default().push(secret);
+    }
+    let folder = |(path, keys): (_, Vec<String>)| {
+        format!(r#""{path}": {{"secrets": {{{}}}}}"#, keys.join(", "))
     };
-    let folders: Vec<String> = secrets.iter().map(folder).collect();
+    let folders: Vec<String> = folders.into_iter().map(folder).collect();
     let folders = folders.join(", ");
     machine.write(
         "/etc/infisical.json",
