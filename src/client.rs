@@ -21,7 +21,7 @@ use crate::wire::{
 };
 
 /// Between two questions after a cache that is being opened.
-const OPENING_PAUSE: Duration = Duration::from_millis(500);
+const OPENING_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long psi-serve may be away, e.g. while it is started again.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -214,7 +214,10 @@ impl Client {
         loop {
             match self.ask_once(Method::GET, "/healthz", &[]).await? {
                 Ok(_) => return Ok(()),
-                Err((_, failure)) if failure.error == "opening" && start.elapsed() < patience => {
+                Err((_, failure))
+                    if failure.error == "opening"
+                        && start.elapsed() + OPENING_PAUSE <= patience =>
+                {
                     tokio::time::sleep(OPENING_PAUSE).await;
                 }
                 Err((status, failure)) => return Err(refused(status, failure)),

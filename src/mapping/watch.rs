@@ -1,6 +1,8 @@
-//! Tells which mapping files have changed, whoever changes them: inotify(7).
+//! Tells which mapping files have changed, whichever process changes them: inotify(7).
 //!
-//! The kernel queues a change before the call that makes it returns. Whoever asks after that is told.
+//! The kernel queues a change before the call that makes it returns. Whoever asks after that is told. It
+//! does not tell of what another host does on a network's file system, nor of writes through a memory
+//! mapping or another directory's hard link; nobody keeps mappings so.
 
 use std::ffi::CStr;
 use std::io;

@@ -2,12 +2,13 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::fixture::{Answer, Host, Serve, read_to_end};
+use crate::fixture::{Answer, Host, PROGRAM, Serve, read_to_end};
 
 const LARGE: usize = 1 << 20;
 
@@ -114,6 +115,32 @@ fn more_callers_than_places_are_answered_once_silent_ones_are_cut() {
     let (serve, small, _) = two_values(&host);
     let _silent = begin(&serve, 600, b"");
     assert_eq!(serve.lookup(&small).ok(), b"v");
+}
+
+#[test]
+fn however_many_callers_there_are_descriptors_are_left_for_all_else() {
+    let host = Host::new();
+    drop(two_values(&host));
+    let mut command = Command::new("/bin/sh");
+    command.args([
+        "-c",
+        "ulimit -n 700 && exec \"$@\"",
+        "sh",
+        PROGRAM,
+        "--config",
+    ]);
+    command.arg(host.path("config.yaml"));
+    host.environment(&mut command);
+    let serve = host.start_with(&mut command);
+    let _silent = begin(&serve, 750, b"");
+    // Its turn comes once silent ones are cut; by then it needs files of its own.
+    let id = serve.store(3, "SMALL");
+    assert_eq!(serve.lookup(&id).ok(), b"v");
+    assert!(
+        !host.log().contains("Too many open files"),
+        "{}",
+        host.log()
+    );
 }
 
 #[test]

@@ -60,7 +60,9 @@ pub enum Unfinished {
 pub struct EventLoop {
     /// Where it runs.
     pub handle: Handle,
-    /// One for each connection that it is at.
+    /// One for each connection that it has or that waits for its turn.
+    pub held: Arc<Semaphore>,
+    /// One for each request that it is at.
     pub places: Arc<Semaphore>,
     /// What answers.
     pub server: Arc<Server>,
@@ -71,15 +73,20 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    /// Starts a task for what is left to do. It waits for its place: the thread that accepts, and with
-    /// it those whose value is in memory, wait for none.
+    /// Starts a task for what is left to do. A request waits for its place there: the thread that
+    /// accepts, and with it those whose value is in memory, wait only while no more can be held.
     pub fn finish(&mut self, unfinished: Unfinished) {
         while self.connections.try_join_next().is_some() {}
+        // There is room and a place for everybody once the service is to end.
+        let held = Arc::clone(&self.held).acquire_owned();
+        let held = self.handle.block_on(held).ok();
         let places = Arc::clone(&self.places);
         let (server, stopping) = (Arc::clone(&self.server), self.stopping.clone());
         let finishing = async move {
-            // There is one for everybody once the service is to end.
-            let _place = places.acquire_owned().await;
+            let _place = match unfinished {
+                Unfinished::Request { .. } => places.acquire_owned().await.ok(),
+                Unfinished::Answer { .. } => None,
+            };
             finish(unfinished, server, stopping).await
         };
         let connection = async move {
@@ -89,6 +96,7 @@ impl EventLoop {
                 Ok(Err(e)) => debug!("a connection ended early: {e}"),
                 Err(_) => debug!("a connection lasted too long and was cut"),
             }
+            drop(held);
         };
         self.connections.spawn_on(connection, &self.handle);
     }
@@ -129,8 +137,6 @@ async fn serve(
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
-        // Whoever has said all it has to say may close that direction, as socat does.
-        .half_close(true)
         .auto_date_header(false)
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
@@ -31,9 +32,15 @@ use event_loop::EventLoop;
 use progress::Progress;
 pub use progress::Watch;
 
-/// Connections at once that the event loop is at; more wait for their turn, as many as there are
-/// descriptors, and still more in the socket's backlog.
+/// Requests at once that the event loop is at; more wait for their turn.
 const MAX_CONNECTIONS: usize = 512;
+
+/// Connections at once that are held for the event loop, whatever the limit of descriptors allows; more
+/// wait in the socket's backlog.
+const MAX_HELD: usize = 4096;
+
+/// Descriptors that are left for all else: mappings, the cache, providers, devices.
+const OTHER_DESCRIPTORS: u64 = 128;
 
 /// How long what is in flight may take once the service is to end.
 const FINISH_PATIENCE: Duration = Duration::from_secs(20);
@@ -42,6 +49,7 @@ const FINISH_PATIENCE: Duration = Duration::from_secs(20);
 pub struct Connections {
     acceptors: Vec<oneshot::Receiver<JoinSet<()>>>,
     progress: Vec<Arc<Progress>>,
+    held: Arc<Semaphore>,
     places: Arc<Semaphore>,
     stop: PipeWriter,
 }
@@ -61,6 +69,7 @@ impl Connections {
         let mut connections = Self {
             acceptors: Vec::new(),
             progress: Vec::new(),
+            held: Arc::new(Semaphore::new(most_held())),
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             stop,
         };
@@ -72,6 +81,7 @@ impl Connections {
                 server: Arc::clone(server),
                 event_loop: EventLoop {
                     handle: Handle::current(),
+                    held: Arc::clone(&connections.held),
                     places: Arc::clone(&connections.places),
                     server: Arc::clone(server),
                     stopping: stopping.clone(),
@@ -97,6 +107,7 @@ impl Connections {
     /// Accepts no more, and waits for what is in flight, for a while.
     pub async fn finish(self) {
         drop(self.stop);
+        self.held.close();
         self.places.close();
         let finishing = async {
             for acceptor in self.acceptors {
@@ -115,4 +126,11 @@ impl Connections {
             );
         }
     }
+}
+
+/// How many connections can be held with the descriptors that this process may have.
+fn most_held() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let rest = usize::try_from(limit.saturating_sub(OTHER_DESCRIPTORS));
+    rest.unwrap_or(usize::MAX).clamp(MAX_CONNECTIONS, MAX_HELD)
 }
