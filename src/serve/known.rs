@@ -2,6 +2,7 @@
 //! a lookup then reads no file and searches nothing.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tracing::info;
@@ -24,11 +25,8 @@ struct Inner {
 impl Known {
     /// For the mappings in `store`.
     pub fn new(store: &Store) -> Self {
-        let watch = store.watch().inspect_err(|e| {
-            info!("changes of mappings can't be watched ({e}): each lookup reads its own");
-        });
         Self(Mutex::new(Inner {
-            watch: watch.ok(),
+            watch: store.watch().inspect_err(say_unwatched).ok(),
             saved: Weak::new(),
             extents: HashMap::new(),
         }))
@@ -69,6 +67,14 @@ impl Known {
     }
 }
 
+/// It costs some microseconds a lookup, and nothing else.
+fn say_unwatched(error: &io::Error) {
+    info!(
+        "changes of mappings can't be watched ({error}): each lookup reads its own; \
+         `sysctl fs.inotify.max_user_instances` is how many watchers a user may have"
+    );
+}
+
 impl Inner {
     /// Forgets what has changed. Says whether what is left is true.
     fn is_up_to_date(&mut self) -> bool {
@@ -85,11 +91,12 @@ impl Inner {
                 }
             }
         });
-        if told.is_err() {
+        if let Err(error) = &told {
+            say_unwatched(error);
             self.watch = None;
             self.extents = HashMap::new();
         }
-        self.watch.is_some()
+        told.is_ok()
     }
 
     fn turn_to(&mut self, saved: &Arc<Saved>) {
