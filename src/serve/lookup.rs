@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::cache::{Extent, Saved};
+use crate::cache::{Cache, Extent, Saved};
 use crate::error::{Error, Kind, Result};
 use crate::heap;
 use crate::locked::Locked;
@@ -163,10 +163,9 @@ impl Lookups {
     /// The value that `id` stands for, if it is in memory: no provider or device is asked, and nothing
     /// is waited for.
     pub fn hit(&self, id: IdText<'_>) -> Option<Found> {
-        let state = self.sealed.state();
-        let found = match self.remembered(id, &state) {
-            Some(found) => found,
-            None => self.in_memory(&self.mapping(&id.to_name()).ok()?, &state)?,
+        let found = match self.sealed.state() {
+            State::Open(cache) => self.sealed_or_learned(id, &cache)?,
+            _ => self.learned_value(&self.mapping(&id.to_name()).ok()?)?,
         };
         self.counters.hits.fetch_add(1, Ordering::Relaxed);
         Some(found)
@@ -206,18 +205,19 @@ impl Lookups {
         }
     }
 
-    /// The value of `id` in the opened cache. Its mapping is read if that or the cache has changed since
-    /// the last time.
-    fn remembered(&self, id: IdText<'_>, state: &State) -> Option<Found> {
-        let State::Open(cache) = state else {
-            return None;
-        };
+    /// The value of `id`, from the opened `cache` or from what was learned live. Its mapping is read if
+    /// that or the cache has changed since the last time, or the cache does not have the value.
+    fn sealed_or_learned(&self, id: IdText<'_>, cache: &Cache) -> Option<Found> {
         let saved = cache.current();
+        let mut mapping = None;
         let extent = self.known.extent(&saved, id, || {
-            let mapping = self.mapping(&id.to_name()).ok()?;
-            saved.table.find(&cache.keyer().entry_key(&mapping))
-        })?;
-        Some(Found::Sealed(saved, extent))
+            let read = mapping.insert(self.mapping(&id.to_name()).ok()?);
+            saved.table.find(&cache.keyer().entry_key(read))
+        });
+        match extent {
+            Some(extent) => Some(Found::Sealed(saved, extent)),
+            None => self.learned_value(&mapping?),
+        }
     }
 
     /// The value of `mapping`, from the opened cache or from what was learned live.
@@ -228,6 +228,11 @@ impl Lookups {
                 return Some(Found::Sealed(saved, extent));
             }
         }
+        self.learned_value(mapping)
+    }
+
+    /// The value of `mapping`, if it was learned live.
+    fn learned_value(&self, mapping: &Mapping) -> Option<Found> {
         let learned = self.memory().learned.get(mapping).map(Arc::clone);
         learned.map(Found::Learned)
     }
